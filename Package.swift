@@ -1,0 +1,54 @@
+// swift-tools-version: 6.2
+import PackageDescription
+
+let settings: [SwiftSetting] = [
+    .enableUpcomingFeature("ExistentialAny"),
+    .enableUpcomingFeature("MemberImportVisibility"),
+    .enableUpcomingFeature("InternalImportsByDefault"),
+    .enableUpcomingFeature("NonisolatedNonsendingByDefault"),
+    .strictMemorySafety(),
+]
+
+let package = Package(
+    name: "swift-microvm",
+    products: [
+        .library(name: "MicroVM", targets: ["MicroVM"]),
+        .library(name: "LinuxKVM", targets: ["LinuxKVM"]),
+        .executable(name: "microvm", targets: ["MicroVMCommand"]),
+    ],
+    dependencies: [
+        .package(url: "https://github.com/apple/swift-argument-parser", from: "1.5.0"),
+        .package(url: "https://github.com/apple/swift-system", from: "1.4.0"),
+    ],
+    targets: [
+        .target(name: "CShims", path: "CShims"),
+        .target(
+            name: "LinuxKVM",
+            dependencies: ["CShims", .product(name: "SystemPackage", package: "swift-system")],
+            swiftSettings: settings
+        ),
+        .target(
+            name: "MicroVM",
+            dependencies: ["LinuxKVM", "CShims", .product(name: "SystemPackage", package: "swift-system")],
+            swiftSettings: settings
+        ),
+        .executableTarget(
+            name: "MicroVMCommand",
+            dependencies: [
+                "MicroVM",
+                .product(name: "ArgumentParser", package: "swift-argument-parser"),
+                .product(name: "SystemPackage", package: "swift-system"),
+            ],
+            swiftSettings: settings
+        ),
+        .testTarget(name: "LinuxKVMTests", dependencies: ["LinuxKVM"], swiftSettings: settings),
+        .testTarget(
+            name: "MicroVMTests",
+            dependencies: ["MicroVM", .product(name: "SystemPackage", package: "swift-system")],
+            swiftSettings: settings
+        ),
+        .testTarget(name: "MicroVMCommandTests", dependencies: ["MicroVMCommand"], swiftSettings: settings),
+    ],
+    swiftLanguageModes: [.v6],
+    cLanguageStandard: .c11
+)

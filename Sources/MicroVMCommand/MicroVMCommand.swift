@@ -1,0 +1,6 @@
+import ArgumentParser
+
+@main
+struct MicroVMCommand: AsyncParsableCommand {
+    static let configuration = CommandConfiguration(commandName: "microvm")
+}
