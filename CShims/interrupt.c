@@ -14,6 +14,8 @@
 // The handler's only way to the target. Written by the thread itself, before its first signal can arrive.
 static _Thread_local struct shim_interrupt_target *current_target;
 
+static _Thread_local const void *thread_owner;
+
 static struct sigaction previous_handlers[_NSIG];
 static pthread_mutex_t install_lock = PTHREAD_MUTEX_INITIALIZER;
 static bool installed[_NSIG];
@@ -89,7 +91,7 @@ void shim_interrupt_attach(struct shim_interrupt_target *target) {
     if (previous) __atomic_store_n(&previous->thread, 0, __ATOMIC_RELEASE);
     current_target = target;
     // Release: whoever reads the thread's number may signal it, and the handler then finds the target.
-    if (target) __atomic_store_n(&target->thread, shim_thread_identifier(), __ATOMIC_RELEASE);
+    if (target) __atomic_store_n(&target->thread, (int32_t)syscall(SYS_gettid), __ATOMIC_RELEASE);
 }
 
 int shim_interrupt_send(struct shim_interrupt_target *target, int signal) {
@@ -130,7 +132,7 @@ int shim_timer_create(struct shim_interrupt_target *target, int signal, int32_t 
     event.sigev_notify = SIGEV_THREAD_ID;
     event.sigev_signo = signal;
     event.sigev_value.sival_ptr = target;
-    event._sigev_un._tid = shim_thread_identifier();
+    event._sigev_un._tid = (int32_t)syscall(SYS_gettid);
     return syscall(SYS_timer_create, CLOCK_MONOTONIC, &event, timer) ? errno : 0;
 }
 
@@ -148,5 +150,7 @@ void shim_futex_wait(const uint32_t *word, uint32_t expected, uint64_t nanosecon
 
 void shim_futex_wake_all(const uint32_t *word) { syscall(SYS_futex, word, FUTEX_WAKE_PRIVATE, INT32_MAX); }
 
-int32_t shim_thread_identifier(void) { return (int32_t)syscall(SYS_gettid); }
+void shim_thread_set_owner(const void *owner) { thread_owner = owner; }
+const void *shim_thread_owner(void) { return thread_owner; }
+
 void shim_thread_yield(void) { sched_yield(); }

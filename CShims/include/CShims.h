@@ -23,6 +23,7 @@
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
+#include <sys/random.h>
 #include <unistd.h>
 
 // Request numbers carry the size of their argument: a struct of another size would be another request.
@@ -206,5 +207,40 @@ static inline uint64_t shim_kvm_dirty_regs(const struct kvm_run *_Nonnull run) {
 static inline void shim_kvm_set_dirty_regs(struct kvm_run *_Nonnull run, uint64_t set) { run->kvm_dirty_regs = set; }
 static inline struct kvm_sync_regs *_Nonnull shim_kvm_shared(struct kvm_run *_Nonnull run) { return &run->s.regs; }
 // ---- /dev/kvm: end ---------------------------------------------------------------------------------------------
+
+#include "guest_layout.h"
+#include "interrupt.h"
+
+// supervisor.S: the code that is copied into every guest. Swift imports functions that return an address, but no array
+// whose length is not known.
+extern const uint8_t shim_supervisor_code[], shim_supervisor_code_end[];
+extern const uint8_t shim_trampoline[], shim_trampoline_end[];
+extern const uint8_t shim_trampoline_return[], shim_trampoline_host_call[];
+extern const uint8_t shim_trampoline_thread_local_address[], shim_trampoline_stack_top[];
+
+// A stretch of such code.
+struct shim_code {
+    const uint8_t *_Nonnull start;
+    size_t count;
+};
+
+static inline struct shim_code shim_supervisor(void) {
+    return (struct shim_code){shim_supervisor_code, (size_t)(shim_supervisor_code_end - shim_supervisor_code)};
+}
+
+static inline struct shim_code shim_trampoline_code(void) {
+    return (struct shim_code){shim_trampoline, (size_t)(shim_trampoline_end - shim_trampoline)};
+}
+
+// Offsets from the trampoline's start.
+static inline uint64_t shim_return_offset(void) { return (uint64_t)(shim_trampoline_return - shim_trampoline); }
+static inline uint64_t shim_host_call_offset(void) { return (uint64_t)(shim_trampoline_host_call - shim_trampoline); }
+static inline uint64_t shim_thread_local_address_offset(void) {
+    return (uint64_t)(shim_trampoline_thread_local_address - shim_trampoline);
+}
+static inline uint64_t shim_stack_top_offset(void) { return (uint64_t)(shim_trampoline_stack_top - shim_trampoline); }
+
+// getrandom(2), which the C library's overlay leaves out.
+static inline ssize_t shim_random(void *_Nonnull bytes, size_t count) { return getrandom(bytes, count, 0); }
 
 #endif

@@ -48,7 +48,10 @@ void shim_timer_delete(int32_t timer);
 void shim_futex_wait(const uint32_t *_Nonnull word, uint32_t expected, uint64_t nanoseconds);
 void shim_futex_wake_all(const uint32_t *_Nonnull word);
 
-int32_t shim_thread_identifier(void);
+// Who the calling thread belongs to: a mark to recognise it by, without a system call.
+void shim_thread_set_owner(const void *_Nullable owner);
+const void *_Nullable shim_thread_owner(void);
+
 void shim_thread_yield(void);
 
 #endif
