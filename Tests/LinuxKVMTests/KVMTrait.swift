@@ -7,6 +7,14 @@ extension Trait where Self == ConditionTrait {
     static var requiresKVM: Self {
         .enabled(if: reasonKVMIsMissing == nil, "\(reasonKVMIsMissing ?? "")")
     }
+
+    /// The test needs something that not every KVM can do.
+    static func requires(_ capability: Capability, _ name: String) -> Self {
+        .enabled("This test needs a KVM with this capability: \(name).") {
+            guard let kvm = try? KVM() else { return false }
+            return kvm.check(capability) != 0
+        }
+    }
 }
 
 /// Why no KVM can be had here, or nil where one can.

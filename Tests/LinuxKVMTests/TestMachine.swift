@@ -7,7 +7,7 @@ struct TestMachine: ~Copyable {
     static let codeAddress: UInt64 = 0x8000
     /// Where the stack ends.
     static let stackEnd: UInt64 = 0x8000
-    static let memorySize = 0x10_0000
+    static let memorySize = 0x8_0000
 
     // Destroyed in this order.
     let virtualCPU: VirtualCPU
@@ -48,13 +48,13 @@ struct TestMachine: ~Copyable {
         return machine
     }
 
-    /// A machine that will run 64-bit code in ring 0, with the first 2 MiB mapped to themselves by one large page.
-    static func longMode(_ code: [UInt8]) throws(Errno) -> TestMachine {
+    /// A machine that will run 64-bit code, with the first 2 MiB mapped to themselves by one large page.
+    static func longMode(_ code: [UInt8], ring: UInt8 = 0) throws(Errno) -> TestMachine {
         let machine = try TestMachine(code: code)
-        // Present, writable; the last is a large page too.
-        machine.memory.store(0x2000 | 0b11, at: 0x1000)
-        machine.memory.store(0x3000 | 0b11, at: 0x2000)
-        machine.memory.store(0x0000 | 0b1000_0011, at: 0x3000)
+        // Present, writable, for all rings; the last is a large page too.
+        machine.memory.store(0x2000 | 0b111, at: 0x1000)
+        machine.memory.store(0x3000 | 0b111, at: 0x2000)
+        machine.memory.store(0x0000 | 0b1000_0111, at: 0x3000)
 
         var special = try machine.virtualCPU.specialRegisters()
         special.cr3 = 0x1000
@@ -63,18 +63,20 @@ struct TestMachine: ~Copyable {
         special.efer = 1 << 10 | 1 << 8  // LMA, LME
         special.cs = Segment(
             limit: .max,
-            selector: 0x8,
+            selector: 0x8 | UInt16(ring),
             type: 0b1011,
             present: true,
+            privilegeLevel: ring,
             codeOrData: true,
             long: true,
             granularity: true
         )
         let data = Segment(
             limit: .max,
-            selector: 0x10,
+            selector: 0x10 | UInt16(ring),
             type: 0b0011,
             present: true,
+            privilegeLevel: ring,
             defaultSize32: true,
             codeOrData: true,
             granularity: true
@@ -87,5 +89,30 @@ struct TestMachine: ~Copyable {
         try machine.virtualCPU.setSpecialRegisters(special)
         try machine.start()
         return machine
+    }
+}
+
+/// An exit that a test did not expect.
+struct UnexpectedExit: Error, CustomStringConvertible {
+    let description: String
+
+    init(_ exit: Exit) {
+        self.description = "\(exit)"
+    }
+}
+
+extension TestMachine {
+    /// Runs up to an `out` to the port, and says what was written.
+    func nextOut(port expected: UInt16) throws -> UInt64 {
+        let exit = try virtualCPU.run()
+        guard case .ioOut(expected, _, 1, let bytes) = exit else { throw UnexpectedExit(exit) }
+        // Safe: the virtual CPU has not run since.
+        return unsafe bytes.value
+    }
+
+    /// Runs up to a `hlt`.
+    func expectHalt() throws {
+        let exit = try virtualCPU.run()
+        guard case .hlt = exit else { throw UnexpectedExit(exit) }
     }
 }
