@@ -49,9 +49,16 @@ let package = Package(
         .testTarget(
             name: "MicroVMTests",
             dependencies: ["MicroVM", .product(name: "SystemPackage", package: "swift-system")],
-            swiftSettings: settings
+            swiftSettings: settings,
+            plugins: ["GuestImages"]
         ),
-        .testTarget(name: "MicroVMCommandTests", dependencies: ["MicroVMCommand"], swiftSettings: settings),
+        .testTarget(
+            name: "MicroVMCommandTests",
+            dependencies: ["MicroVMCommand"],
+            swiftSettings: settings,
+            plugins: ["GuestImages"]
+        ),
+        .plugin(name: "GuestImages", capability: .buildTool()),
     ],
     swiftLanguageModes: [.v6],
     cLanguageStandard: .c11
