@@ -17,8 +17,10 @@ import Testing
         }
     }
 
+    private static let modules = craftedModules + realModules()
+
     /// Modules that between them have everything a module can have.
-    private static var modules: [(name: String, bytes: [UInt8])] {
+    private static let craftedModules: [(name: String, bytes: [UInt8])] = {
         var builder = ELFBuilder()
         builder.symbols = [
             .undefined("import"), .undefined("weak", binding: 2), .function("f"),
@@ -54,8 +56,8 @@ import Testing
         builder.versions = nil
         builder.changeHeaders = { _ in }
         builder.changeDynamic = { _ in }
-        return [("crafted", gnu), ("crafted and based", builder.build())] + realModules()
-    }
+        return [("crafted", gnu), ("crafted and based", builder.build())]
+    }()
 
     /// The same numbers in every run.
     private struct Generator: RandomNumberGenerator {
@@ -73,8 +75,17 @@ import Testing
     @Test(arguments: modules.map(\.name))
     func `a module that is cut off anywhere is loaded or refused`(_ name: String) throws {
         let bytes = try #require(Self.modules.first { $0.name == name }).bytes
-        #expect(tryToLoad(bytes))
-        for length in bytes.indices { tryToLoad(Array(bytes[..<length])) }
+        let module = try GuestModule(bytes)
+        // After what is loaded there are only names for reports, without which a module is still loaded: fewer cuts do.
+        let loadedSize = module.segments.reduce(0) { max($0, Int($1.fileOffset + $1.fileSize)) }
+        var prefix = bytes
+        for length in bytes.indices.reversed() {
+            prefix.removeLast()
+            guard length > loadedSize, length % max(1, (bytes.count - loadedSize) / 500) != 0 else {
+                #expect(tryToLoad(prefix) == (length >= loadedSize))
+                continue
+            }
+        }
     }
 
     @Test(arguments: modules.map(\.name))
@@ -83,14 +94,14 @@ import Testing
         var generator = Generator(state: 1)
         var copy = bytes
         var loaded = 0
-        for _ in 0..<10_000 {
+        for _ in 0..<2_000 {
             let index = Int.random(in: copy.indices, using: &generator)
             copy[index] = UInt8.random(in: 0...255, using: &generator)
             if tryToLoad(copy) { loaded += 1 }
             copy[index] = bytes[index]
         }
         // A test of nothing if it were all or none.
-        #expect(loaded > 0 && loaded < 10_000)
+        #expect(loaded > 0 && loaded < 2_000)
     }
 
     @Test(arguments: modules.map(\.name))
@@ -99,7 +110,7 @@ import Testing
         // Everything but zeros.
         let places = bytes.indices.filter { bytes[$0] != 0 }
         var generator = Generator(state: 2)
-        for _ in 0..<5_000 {
+        for _ in 0..<500 {
             var copy = bytes
             for _ in 0..<Int.random(in: 1...6, using: &generator) {
                 guard let place = places.randomElement(using: &generator) else { return }
@@ -111,9 +122,9 @@ import Testing
         }
     }
 
-    @Test(arguments: modules.map(\.name))
+    @Test(arguments: craftedModules.map(\.name))
     func `a module with any word at a limit is loaded or refused`(_ name: String) throws {
-        let bytes = try #require(Self.modules.first { $0.name == name }).bytes
+        let bytes = try #require(Self.craftedModules.first { $0.name == name }).bytes
         let size = UInt64(bytes.count)
         let limits: [UInt64] = [
             0, 1, 7, 8, 0xfff, 0x1000, 0x1fff, 0x2ff9, size - 1, size, size + 1, 0x7fff_ffff, 0x8000_0000, 0xffff_f001,

@@ -202,6 +202,10 @@ import Testing
                 $0.addDynamic(1, 11)
             },
             Refusal("(DT_NEEDED): one without a name", dynamic: 1, .max),
+            Refusal("(DT_NEEDED): \"f\";") {
+                $0.addDynamic(36, 0)
+                $0.addDynamic(1, 1)
+            },
             Refusal("(DT_NEEDED): \"f\", \"f\", \"f\", \"f\", \"f\", \"f\", \"f\", \"f\", more;") {
                 for _ in 0..<20 { $0.addDynamic(1, 1) }
             },

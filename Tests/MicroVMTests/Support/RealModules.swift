@@ -16,7 +16,7 @@ private let modulesMadeOnce: [(name: String, bytes: [UInt8])] = {
     defer { _ = run("rm -rf \(folder)") }
     guard
         let file = try? FileDescriptor.open(
-            "\(folder)/guest.c",
+            FilePath("\(folder)/guest.c"),
             .writeOnly,
             options: .create,
             permissions: [.ownerReadWrite]

@@ -43,7 +43,7 @@ func expectSound(_ module: GuestModule, sourceLocation: SourceLocation = #_sourc
     }
     var previous: GuestModule.Export?
     for export in module.exports {
-        if let previous { require(SymbolName(previous.name) < SymbolName(export.name), "exports sorted") }
+        if let previous { require(previous.name.utf8.lexicographicallyPrecedes(export.name.utf8), "exports sorted") }
         require(module.export(named: export.name) == export, "exports found by name")
         require(export.address + export.size <= module.imageSize, "exports in the image")
         previous = export
