@@ -96,6 +96,9 @@ extension GuestModule {
         public let arrayAddress: UInt64
         /// The number of entries in that array.
         public let arrayCount: Int
+
+        /// Whether there is nothing to run.
+        public var isEmpty: Bool { function == nil && arrayCount == 0 }
     }
 
     /// A range of pages of the image and what the guest may do there.
