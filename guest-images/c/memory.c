@@ -318,6 +318,12 @@ int64_t parse_number(const char *text, size_t length, int32_t base) {
     return strtoll(terminated, NULL, base);
 }
 
+double parse_double(const char *text, size_t length) {
+    char terminated[1024] = {0};
+    memcpy(terminated, text, length < sizeof terminated - 1 ? length : sizeof terminated - 1);
+    return strtod(terminated, NULL);
+}
+
 /* One printf that is much longer than the buffer it goes through. */
 void print_long_line(int32_t width) { printf("%*d\n", width, 7); }
 
