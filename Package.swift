@@ -41,7 +41,11 @@ let package = Package(
             ],
             swiftSettings: settings
         ),
-        .testTarget(name: "LinuxKVMTests", dependencies: ["LinuxKVM"], swiftSettings: settings),
+        .testTarget(
+            name: "LinuxKVMTests",
+            dependencies: ["LinuxKVM", .product(name: "SystemPackage", package: "swift-system")],
+            swiftSettings: settings
+        ),
         .testTarget(
             name: "MicroVMTests",
             dependencies: ["MicroVM", .product(name: "SystemPackage", package: "swift-system")],

@@ -116,3 +116,51 @@ public struct GuestRegisters: Sendable, Hashable {
     // swift-format-ignore: AllPublicDeclarationsHaveDocumentation
     public var rip, rflags: UInt64
 }
+
+extension GuestFault: CustomStringConvertible {
+    /// One sentence: what happened, and where.
+    public var description: String {
+        func hexadecimal(_ value: UInt64) -> String { "0x" + String(value, radix: 16) }
+        let place = (symbol.map { "\($0) (" } ?? "") + hexadecimal(instructionPointer) + (symbol == nil ? "" : ")")
+        var text = "\(kind.explanation) at \(place)"
+        if let access, let address {
+            text += ", \(access) of \(hexadecimal(address))"
+        } else if let address {
+            text += ", address \(hexadecimal(address))"
+        }
+        if let port { text += ", port \(hexadecimal(UInt64(port)))" }
+        if let message { text += ": \(message)" }
+        return text
+    }
+}
+
+extension GuestFault.Kind {
+    /// The kind in words, as the beginning of a sentence.
+    public var explanation: String {
+        switch self {
+        case .memoryAccess: "Illegal memory access"
+        case .stackOverflow: "Stack overflow"
+        case .stackCorruption: "Stack corruption found by the stack protector"
+        case .divideError: "Division by zero or overflowing division"
+        case .debugTrap: "Debug exception"
+        case .breakpoint: "Breakpoint instruction"
+        case .overflow: "Overflow trap"
+        case .boundRange: "Bound range exceeded"
+        case .invalidInstruction: "Invalid instruction"
+        case .systemCall: "System call instruction, of which a sandbox has none,"
+        case .generalProtection: "General protection fault"
+        case .portAccess: "Forbidden port access"
+        case .stackSegment: "Stack segment fault"
+        case .floatingPoint: "Floating-point exception"
+        case .vectorFloatingPoint: "Vector floating-point exception"
+        case .alignmentCheck: "Misaligned access"
+        case .processorException: "Processor exception"
+        case .abort: "The guest aborted"
+        case .invalidHostCall: "Invalid host call"
+        case .invalidPointer: "Invalid pointer passed to a host function"
+        case .halted: "The processor halted"
+        case .shutdown: "The processor shut down"
+        case .hypervisor: "The hypervisor gave up"
+        }
+    }
+}

@@ -1,0 +1,472 @@
+#define _GNU_SOURCE
+#include "RawLoops.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/futex.h>
+#include <pthread.h>
+#include <semaphore.h>
+#include <signal.h>
+#include <stdatomic.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <sys/syscall.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "RawLayout.h"
+#include "RawModule.h"
+
+#define FOLD_INPUT 24576
+#define FOLD_OUTPUT 8192
+
+extern const uint8_t raw_trampoline[], raw_host_thunk[], raw_trampoline_end[];
+
+struct raw_machine {
+    const raw_module *module;
+    int machine;
+    int processor;
+    uint8_t *memory;
+    struct kvm_run *run;
+};
+
+static uint64_t now(void) {
+    struct timespec time;
+    clock_gettime(CLOCK_MONOTONIC, &time);
+    return (uint64_t)time.tv_sec * 1000000000 + (uint64_t)time.tv_nsec;
+}
+
+// MARK: The machine
+
+static volatile uint64_t *word(raw_machine *machine, uint64_t address) {
+    return (volatile uint64_t *)(machine->memory + address);
+}
+
+static void load(const raw_module *module, uint8_t *memory) {
+    for (size_t i = 0; i < module->segment_count; i++) {
+        const Elf64_Phdr *segment = &module->segments[i];
+        if (segment->p_type == PT_LOAD) {
+            memcpy(memory + RAW_IMAGE + segment->p_vaddr, module->file + segment->p_offset, segment->p_filesz);
+        }
+    }
+    uint64_t thunk = RAW_TRAMPOLINE + (uint64_t)(raw_host_thunk - raw_trampoline);
+    for (int table = 0; table < 2; table++) {
+        for (size_t i = 0; i < module->relocation_counts[table]; i++) {
+            const Elf64_Rela *relocation = &module->relocations[table][i];
+            const Elf64_Sym *symbol = &module->symbols[ELF64_R_SYM(relocation->r_info)];
+            uint64_t value = RAW_IMAGE + (uint64_t)relocation->r_addend;
+            if (ELF64_R_TYPE(relocation->r_info) != R_X86_64_RELATIVE) {
+                value = symbol->st_shndx == SHN_UNDEF ? thunk : RAW_IMAGE + symbol->st_value;
+            }
+            *(uint64_t *)(memory + RAW_IMAGE + relocation->r_offset) = value;
+        }
+    }
+}
+
+static void write_system_pages(uint8_t *memory) {
+    const uint64_t present_writable_user = 7, large = 0x80;
+    *(uint64_t *)(memory + RAW_PML4) = RAW_PDPT | present_writable_user;
+    *(uint64_t *)(memory + RAW_PDPT) = RAW_PAGE_DIRECTORY | present_writable_user;
+    *(uint64_t *)(memory + RAW_PAGE_DIRECTORY) = 0 | large | present_writable_user;
+    // The bitmap follows the 104 bytes of the task state: zero allows the port, and the memory is new.
+    *(uint16_t *)(memory + RAW_TASK_STATE + 102) = 104;
+    memcpy(memory + RAW_TRAMPOLINE, raw_trampoline, (size_t)(raw_trampoline_end - raw_trampoline));
+}
+
+// Ring 3 in long mode, at the trampoline. Ports are open twice over: some KVMs look at the bitmap only, some at the
+// I/O privilege level only. The registers reach KVM in the shared page, with the first KVM_RUN.
+static void write_registers(const raw_module *module, struct kvm_run *run) {
+    struct kvm_segment code = {
+        .limit = 0xffffffff, .selector = 0x33, .type = 11, .present = 1, .dpl = 3, .s = 1, .l = 1, .g = 1};
+    struct kvm_segment data = {
+        .limit = 0xffffffff, .selector = 0x2b, .type = 3, .present = 1, .dpl = 3, .s = 1, .db = 1, .g = 1};
+    struct kvm_sregs *system = &run->s.regs.sregs;
+    *system = module->reset_registers;
+    system->cs = code;
+    system->ds = system->es = system->fs = system->gs = system->ss = data;
+    system->tr = (struct kvm_segment){
+        .base = RAW_TASK_STATE, .limit = 104 + 8, .selector = 0x40, .type = 11, .present = 1};
+    system->cr3 = RAW_PML4;
+    system->cr4 = 0x620;       // PAE, OSFXSR, OSXMMEXCPT
+    system->cr0 = 0x80050033;  // PG, AM, WP, NE, ET, MP, PE
+    system->efer = 0x500;      // LMA, LME
+    run->s.regs.regs = (struct kvm_regs){.rip = RAW_TRAMPOLINE, .rsp = RAW_STACK_TOP, .rflags = 0x3002};
+    run->kvm_dirty_regs = KVM_SYNC_X86_REGS | KVM_SYNC_X86_SREGS;
+}
+
+static int create(const raw_module *module, bool with_cpuid, raw_machine *machine) {
+    *machine = (raw_machine){.module = module, .machine = -1, .processor = -1, .memory = MAP_FAILED, .run = MAP_FAILED};
+    machine->machine = ioctl(module->kvm, KVM_CREATE_VM, 0);
+    if (machine->machine < 0) {
+        return errno;
+    }
+    machine->memory = mmap(NULL, RAW_MEMORY_SIZE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (machine->memory == MAP_FAILED) {
+        return errno;
+    }
+    write_system_pages(machine->memory);
+    load(module, machine->memory);
+    struct kvm_userspace_memory_region slot = {
+        .memory_size = RAW_MEMORY_SIZE, .userspace_addr = (uint64_t)machine->memory};
+    if (ioctl(machine->machine, KVM_SET_USER_MEMORY_REGION, &slot) < 0) {
+        return errno;
+    }
+    machine->processor = ioctl(machine->machine, KVM_CREATE_VCPU, 0);
+    if (machine->processor < 0 || (with_cpuid && ioctl(machine->processor, KVM_SET_CPUID2, module->cpuid) < 0)) {
+        return errno;
+    }
+    machine->run =
+        mmap(NULL, (size_t)module->run_size, PROT_READ | PROT_WRITE, MAP_SHARED, machine->processor, 0);
+    if (machine->run == MAP_FAILED) {
+        return errno;
+    }
+    write_registers(module, machine->run);
+    return 0;
+}
+
+static void destroy(raw_machine *machine) {
+    if (machine->run != MAP_FAILED) {
+        munmap(machine->run, (size_t)machine->module->run_size);
+    }
+    if (machine->processor >= 0) {
+        close(machine->processor);
+    }
+    if (machine->machine >= 0) {
+        close(machine->machine);
+    }
+    if (machine->memory != MAP_FAILED) {
+        munmap(machine->memory, RAW_MEMORY_SIZE);
+    }
+}
+
+// Whether KVM_RUN came back from an `out` to `port`.
+static inline bool enter(raw_machine *machine, uint16_t port) {
+    return ioctl(machine->processor, KVM_RUN, 0) == 0 && machine->run->exit_reason == KVM_EXIT_IO &&
+           machine->run->io.port == port;
+}
+
+static inline bool call_add(raw_machine *machine, uint64_t first, uint64_t second) {
+    *word(machine, RAW_MAILBOX + RAW_FUNCTION) = machine->module->add;
+    *word(machine, RAW_MAILBOX + RAW_FIRST) = first;
+    *word(machine, RAW_MAILBOX + RAW_SECOND) = second;
+    return enter(machine, RAW_RETURN_PORT) && *word(machine, RAW_MAILBOX + RAW_RESULT) == first + second;
+}
+
+// MARK: Samplers, on the virtual CPUs' thread
+
+struct job {
+    int (*body)(struct job *job);
+    const raw_module *module;
+    raw_machine *machine;
+    bool with_cpuid;
+    uint64_t *samples;
+    size_t count;
+};
+
+static int create_machine(struct job *job) {
+    int error = create(job->module, false, job->machine);
+    if (error != 0) {
+        destroy(job->machine);
+    }
+    return error;
+}
+
+static int destroy_machine(struct job *job) {
+    destroy(job->machine);
+    return 0;
+}
+
+static int guest_call(struct job *job) {
+    for (size_t i = 0; i < job->count; i++) {
+        uint64_t start = now();
+        bool returned = call_add(job->machine, i, 42);
+        job->samples[i] = now() - start;
+        if (!returned) {
+            return EPROTO;
+        }
+    }
+    return 0;
+}
+
+static int host_call(struct job *job) {
+    raw_machine *machine = job->machine;
+    *word(machine, RAW_MAILBOX + RAW_FUNCTION) = machine->module->call_host;
+    *word(machine, RAW_MAILBOX + RAW_FIRST) = job->count + 1;
+    uint64_t last = 0, sum = 0;
+    for (size_t i = 0; i <= job->count; i++) {
+        if (!enter(machine, RAW_HOST_PORT)) {
+            return EPROTO;
+        }
+        sum = *word(machine, RAW_MAILBOX + RAW_HOST_FIRST) + *word(machine, RAW_MAILBOX + RAW_HOST_SECOND);
+        *word(machine, RAW_MAILBOX + RAW_HOST_RESULT) = sum;
+        uint64_t time = now();
+        if (i > 0) {
+            job->samples[i - 1] = time - last;
+        }
+        last = time;
+    }
+    bool returned = enter(machine, RAW_RETURN_PORT);
+    uint64_t expected = job->count * (job->count + 1) / 2;
+    return returned && sum == expected && *word(machine, RAW_MAILBOX + RAW_RESULT) == expected ? 0 : EPROTO;
+}
+
+static int fold_call(struct job *job) {
+    static uint8_t input[FOLD_INPUT];
+    raw_machine *machine = job->machine;
+    uint64_t random = 0x9e3779b97f4a7c15;
+    for (size_t i = 0; i < FOLD_INPUT; i++) {
+        random ^= random << 13, random ^= random >> 7, random ^= random << 17;
+        input[i] = (uint8_t)random;
+    }
+    for (size_t i = 0; i < job->count; i++) {
+        uint64_t start = now();
+        memcpy(machine->memory + RAW_ARENA, input, FOLD_INPUT);
+        *word(machine, RAW_MAILBOX + RAW_FUNCTION) = machine->module->fold;
+        *word(machine, RAW_MAILBOX + RAW_FIRST) = RAW_ARENA;
+        *word(machine, RAW_MAILBOX + RAW_SECOND) = FOLD_INPUT;
+        bool returned = enter(machine, RAW_RETURN_PORT);
+        uint64_t base = *word(machine, RAW_MAILBOX + RAW_RESULT);
+        uint64_t length = *word(machine, RAW_MAILBOX + RAW_RESULT_LENGTH);
+        if (!returned || length != FOLD_OUTPUT || base > RAW_MEMORY_SIZE - FOLD_OUTPUT) {
+            return EPROTO;
+        }
+        uint64_t *output = malloc(length);
+        if (output == NULL) {
+            return ENOMEM;
+        }
+        memcpy(output, machine->memory + base, length);
+        job->samples[i] = now() - start;
+
+        const uint64_t *words = (const uint64_t *)input;
+        bool right = true;
+        for (size_t j = 0; j < FOLD_OUTPUT / 8; j++) {
+            right &= output[j] == (words[j] ^ (words[j + FOLD_OUTPUT / 8] + words[j + 2 * FOLD_OUTPUT / 8]));
+        }
+        free(output);
+        if (!right) {
+            return EPROTO;
+        }
+    }
+    return 0;
+}
+
+static int cold_start(struct job *job) {
+    for (size_t i = 0; i < job->count; i++) {
+        raw_machine machine;
+        uint64_t start = now();
+        int error = create(job->module, job->with_cpuid, &machine);
+        if (error == 0 && !call_add(&machine, i, 42)) {
+            error = EPROTO;
+        }
+        job->samples[i] = now() - start;
+        destroy(&machine);
+        if (error != 0) {
+            return error;
+        }
+    }
+    return 0;
+}
+
+// MARK: The virtual CPUs' thread
+
+static pthread_once_t worker_once = PTHREAD_ONCE_INIT;
+static sem_t worker_wanted, worker_finished;
+static struct job *worker_job;
+static int worker_error, worker_result;
+static pid_t worker_thread;
+
+static void await(sem_t *semaphore) {
+    while (sem_wait(semaphore) < 0 && errno == EINTR) {
+    }
+}
+
+static void *work(void *unused) {
+    (void)unused;
+    worker_thread = (pid_t)syscall(SYS_gettid);
+    for (;;) {
+        await(&worker_wanted);
+        worker_result = worker_job->body(worker_job);
+        sem_post(&worker_finished);
+    }
+    return NULL;
+}
+
+static void start_worker(void) {
+    sem_init(&worker_wanted, 0, 0);
+    sem_init(&worker_finished, 0, 0);
+    pthread_t thread;
+    worker_error = pthread_create(&thread, NULL, work, NULL);
+    if (worker_error == 0) {
+        pthread_detach(thread);
+    }
+}
+
+static int begin(struct job *job) {
+    pthread_once(&worker_once, start_worker);
+    if (worker_error == 0) {
+        worker_job = job;
+        sem_post(&worker_wanted);
+    }
+    return worker_error;
+}
+
+static int finish(void) {
+    await(&worker_finished);
+    return worker_result;
+}
+
+static int perform(struct job job) {
+    int error = begin(&job);
+    return error != 0 ? error : finish();
+}
+
+int raw_machine_create(const raw_module *module, raw_machine **result) {
+    raw_machine *machine = malloc(sizeof(raw_machine));
+    if (machine == NULL) {
+        return ENOMEM;
+    }
+    int error = perform((struct job){.body = create_machine, .module = module, .machine = machine});
+    if (error != 0) {
+        free(machine);
+        return error;
+    }
+    *result = machine;
+    return 0;
+}
+
+void raw_machine_destroy(raw_machine *machine) {
+    perform((struct job){.body = destroy_machine, .machine = machine});
+    free(machine);
+}
+
+int raw_guest_call(raw_machine *machine, uint64_t *samples, size_t count) {
+    return perform((struct job){.body = guest_call, .machine = machine, .samples = samples, .count = count});
+}
+
+int raw_host_call(raw_machine *machine, uint64_t *samples, size_t count) {
+    return perform((struct job){.body = host_call, .machine = machine, .samples = samples, .count = count});
+}
+
+int raw_fold_call(raw_machine *machine, uint64_t *samples, size_t count) {
+    return perform((struct job){.body = fold_call, .machine = machine, .samples = samples, .count = count});
+}
+
+int raw_cold_start(const raw_module *module, bool with_cpuid, uint64_t *samples, size_t count) {
+    return perform((struct job){
+        .body = cold_start, .module = module, .with_cpuid = with_cpuid, .samples = samples, .count = count});
+}
+
+// MARK: Kills
+
+static sem_t spinning, killed;
+static uint64_t killed_at;
+
+static void do_nothing(int number) {
+    (void)number;
+}
+
+// Clear of the first real-time signals, which the library takes.
+static int kick_number(void) {
+    return SIGRTMIN + 7;
+}
+
+// Enters the guest `count` times, and notes each time when it came back.
+static int spin(struct job *job) {
+    raw_machine *machine = job->machine;
+    // Whoever started this thread may have had every signal blocked, as Dispatch's threads have.
+    sigset_t kick;
+    sigemptyset(&kick);
+    sigaddset(&kick, kick_number());
+    pthread_sigmask(SIG_UNBLOCK, &kick, NULL);
+    *word(machine, RAW_MAILBOX + RAW_FUNCTION) = machine->module->spin;
+    int error = 0;
+    for (size_t i = 0; i < job->count; i++) {
+        // Before the other thread is let go, so that no kick is wiped out.
+        __atomic_store_n(&machine->run->immediate_exit, 0, __ATOMIC_SEQ_CST);
+        sem_post(&spinning);
+        bool interrupted = ioctl(machine->processor, KVM_RUN, 0) < 0 && errno == EINTR;
+        killed_at = now();
+        if (!interrupted) {
+            error = EPROTO;
+        }
+        sem_post(&killed);
+    }
+    return error;
+}
+
+int raw_kill_latency(raw_machine *machine, uint64_t *samples, size_t count) {
+    int number = kick_number();
+    struct sigaction action = {.sa_handler = do_nothing, .sa_flags = SA_RESTART};
+    if (sigaction(number, &action, NULL) < 0) {
+        return errno;
+    }
+    sem_init(&spinning, 0, 0);
+    sem_init(&killed, 0, 0);
+    // One kill more than samples: the first only brings the guest into its loop.
+    struct job job = {.body = spin, .machine = machine, .count = count + 1};
+    int error = begin(&job);
+    if (error != 0) {
+        return error;
+    }
+    for (size_t i = 0; i <= count; i++) {
+        await(&spinning);
+        nanosleep(&(struct timespec){.tv_nsec = 1000000}, NULL);
+        uint64_t start = now();
+        __atomic_store_n(&machine->run->immediate_exit, 1, __ATOMIC_SEQ_CST);
+        syscall(SYS_tgkill, getpid(), worker_thread, number);
+        await(&killed);
+        if (i > 0) {
+            samples[i - 1] = killed_at - start;
+        }
+    }
+    return finish();
+}
+
+// MARK: Hand-offs
+
+struct handoff {
+    // Whose turn it is: 0 the asker's, 1 the answerer's.
+    _Atomic uint32_t turn;
+    size_t count;
+};
+
+static void hand_over(struct handoff *handoff, uint32_t other) {
+    atomic_store(&handoff->turn, other);
+    syscall(SYS_futex, &handoff->turn, FUTEX_WAKE_PRIVATE, 1, NULL, NULL, 0);
+}
+
+static void await_turn(struct handoff *handoff, uint32_t own) {
+    while (atomic_load(&handoff->turn) != own) {
+        syscall(SYS_futex, &handoff->turn, FUTEX_WAIT_PRIVATE, 1 - own, NULL, NULL, 0);
+    }
+}
+
+static void *answer(void *argument) {
+    struct handoff *handoff = argument;
+    for (size_t i = 0; i < handoff->count; i++) {
+        await_turn(handoff, 1);
+        hand_over(handoff, 0);
+    }
+    return NULL;
+}
+
+int raw_thread_handoff(uint64_t *samples, size_t count) {
+    struct handoff handoff = {.count = count + 1};
+    pthread_t thread;
+    int error = pthread_create(&thread, NULL, answer, &handoff);
+    if (error != 0) {
+        return error;
+    }
+    // One round more than samples: the first waits for the thread to start.
+    for (size_t i = 0; i <= count; i++) {
+        uint64_t start = now();
+        hand_over(&handoff, 1);
+        await_turn(&handoff, 0);
+        if (i > 0) {
+            samples[i - 1] = now() - start;
+        }
+    }
+    return pthread_join(thread, NULL);
+}

@@ -1,0 +1,51 @@
+#ifndef RAW_LOOPS_H
+#define RAW_LOOPS_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+// The benchmarks' jobs in the least C that does them on /dev/kvm, to hold the library against.
+//
+// One VM, one vCPU, one memory slot of 2 MiB that a single large page maps, guest code in ring 3, arguments and
+// results by memory, KVM_RUN the only system call of a call in either direction. There is no isolation inside the
+// machine, and a fault in the guest is a triple fault: this is the floor, not a sandbox.
+//
+// Each sampler fills `count` samples, in nanoseconds, and returns 0 or an errno (EPROTO: the guest left in a way, or
+// with a result, that was not expected). All vCPUs live on one thread that the first call starts, because a vCPU that
+// changes threads pays for it inside KVM. Call the functions from one thread at a time.
+
+typedef struct raw_module raw_module;
+typedef struct raw_machine raw_machine;
+
+/// Opens /dev/kvm, and reads and parses the guest module at `path`: everything that cold_start does not count.
+int raw_module_load(const char *path, raw_module **module);
+void raw_module_free(raw_module *module);
+
+/// A machine with the module in it, ready to be called.
+int raw_machine_create(const raw_module *module, raw_machine **machine);
+void raw_machine_destroy(raw_machine *machine);
+
+/// One guest call of `add` with two integers: arguments written, entered, returned, result read and checked.
+int raw_guest_call(raw_machine *machine, uint64_t *samples, size_t count);
+
+/// One host call of a guest that loops over its import: from one exit of the guest to the next.
+int raw_host_call(raw_machine *machine, uint64_t *samples, size_t count);
+
+/// One guest call of `fold`: 24 KiB copied in, 8 KiB copied out into a buffer allocated for it.
+int raw_fold_call(raw_machine *machine, uint64_t *samples, size_t count);
+
+/// From the parsed module to the first guest call returned; taking the machine down is not counted.
+///
+/// `add` needs no CPUID, so the least possible is without; `with_cpuid` adds KVM_SET_CPUID2 with all KVM supports.
+int raw_cold_start(const raw_module *module, bool with_cpuid, uint64_t *samples, size_t count);
+
+/// From just before the kick of a guest that spins to its thread having KVM_RUN's return.
+///
+/// The guest spins for a millisecond before each kick. Uses up the machine: afterwards it knows no other call.
+int raw_kill_latency(raw_machine *machine, uint64_t *samples, size_t count);
+
+/// One round trip between two threads that sleep on a futex in turn.
+int raw_thread_handoff(uint64_t *samples, size_t count);
+
+#endif

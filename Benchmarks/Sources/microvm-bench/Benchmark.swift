@@ -1,0 +1,64 @@
+import AllocationCounter
+
+/// Takes as many samples as asked for, in nanoseconds.
+typealias Sampler = (_ count: Int) async throws -> [UInt64]
+
+/// One job, done in several ways that take turns.
+struct Benchmark {
+    /// One way to do the job; `name` begins its fields in the output.
+    struct Series {
+        let name: String
+        let sample: Sampler
+    }
+
+    let name: String
+    /// Samples of one series before the next has its turn.
+    var batch = 50
+    /// The part of the iterations asked for that this benchmark takes, for those that take long.
+    var share = 1.0
+    /// The library's way, once there is one.
+    let ours: Sampler?
+    /// Plain C's way.
+    let raw: Sampler
+    /// What else is measured in the same run.
+    var others: [Series] = []
+    /// Further fields, computed from the medians by series.
+    var derived: (_ medians: [String: Double]) -> [(name: String, value: Double)] = { _ in [] }
+
+    /// Runs every series in turn, batch by batch, and sums up.
+    func run(iterations: Int) async throws -> Report {
+        let oursSeries = ours.map { [Series(name: "ours", sample: $0)] } ?? []
+        let series = oursSeries + [Series(name: "raw", sample: raw)] + others
+        let wanted = max(Int(Double(iterations) * share), 1)
+        var samples = [[UInt64]](repeating: [], count: series.count)
+
+        for each in series {
+            _ = try await each.sample(min(batch, wanted))
+        }
+        while samples[0].count < wanted {
+            let count = min(batch, wanted - samples[0].count)
+            for (index, each) in series.enumerated() {
+                samples[index] += try await each.sample(count)
+            }
+        }
+
+        let summaries = zip(series, samples).map { (name: $0.name, summary: Summary(nanoseconds: $1)) }
+        let medians = Dictionary(uniqueKeysWithValues: summaries.map { ($0.name, $0.summary.p50) })
+        var fields: [(name: String, value: Double)] = []
+        if let ours, let oursMedian = medians["ours"], let rawMedian = medians["raw"] {
+            fields.append(("ratio_p50", oursMedian / rawMedian))
+            fields.append(("allocations_per_call", try await allocationsPerCall(ours)))
+        }
+        return Report(benchmark: name, series: summaries, fields: fields + derived(medians))
+    }
+
+    /// The allocations that a batch makes more than a batch of one, so that those of a batch itself cancel out.
+    private func allocationsPerCall(_ sample: Sampler) async throws -> Double {
+        func allocations(_ count: Int) async throws -> Double {
+            let before = allocation_count()
+            _ = try await sample(count)
+            return Double(allocation_count() - before)
+        }
+        return try await (allocations(batch + 1) - allocations(1)) / Double(batch)
+    }
+}

@@ -1,0 +1,38 @@
+extension Benchmark {
+    /// Every benchmark, in the order in which they run and are printed.
+    static func all(module: RawModule, library: LibraryLoops) throws -> [Benchmark] {
+        let machine = try RawMachine(module: module)
+        let spinner = try RawMachine(module: module)
+        return [
+            Benchmark(name: "guest_call", ours: library.guestCall, raw: machine.guestCall),
+            Benchmark(
+                name: "guest_call_hop",
+                ours: library.guestCallHop,
+                raw: machine.guestCall,
+                others: [Series(name: "handoff", sample: threadHandoff)],
+                derived: { medians in
+                    // What the library may take: a call and three hand-offs.
+                    guard let call = medians["raw"], let handoff = medians["handoff"] else { return [] }
+                    return [("limit_p50", call + 3 * handoff)]
+                }
+            ),
+            Benchmark(name: "host_call", ours: library.hostCall, raw: machine.hostCall),
+            Benchmark(name: "call_24k_in_8k_out", ours: library.foldCall, raw: machine.foldCall),
+            Benchmark(
+                name: "cold_start",
+                batch: 10,
+                share: 0.1,
+                ours: library.coldStart,
+                raw: { try module.coldStart(withCPUID: false, count: $0) },
+                others: [Series(name: "raw_cpuid") { try module.coldStart(withCPUID: true, count: $0) }]
+            ),
+            Benchmark(
+                name: "kill_latency",
+                batch: 20,
+                share: 0.1,
+                ours: library.killLatency,
+                raw: spinner.killLatency
+            ),
+        ]
+    }
+}

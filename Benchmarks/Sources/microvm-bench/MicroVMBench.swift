@@ -1,0 +1,54 @@
+import ArgumentParser
+import Foundation
+import RawLoops
+
+@main
+struct MicroVMBench: AsyncParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "microvm-bench",
+        abstract: "Measures the library beside plain C that does the same jobs on /dev/kvm.",
+        discussion: """
+            Both run the same guest module, and take turns in small batches, so that what else the machine does hits \
+            both. Times are microseconds; a ratio is the library's median over plain C's.
+
+            Build it optimised: swift run -c release --package-path Benchmarks microvm-bench
+            """
+    )
+
+    @Flag(help: "Print one JSON object a line instead of a table.")
+    var json = false
+
+    @Option(help: "Samples of each quick benchmark; the slow ones (cold_start, kill_latency) take a tenth of it.")
+    var iterations = 2000
+
+    @Argument(help: "The benchmarks to run, by name; all when none is named.")
+    var benchmarks: [String] = []
+
+    func validate() throws {
+        guard iterations >= 10 else {
+            throw ValidationError("--iterations must be at least 10.")
+        }
+    }
+
+    func run() async throws {
+        guard let modulePath = Bundle.module.path(forResource: "workload", ofType: "so") else {
+            throw ValidationError("The guest module workload.so is missing beside the executable. Build it again.")
+        }
+        let module = try RawModule(path: modulePath)
+        let library = try await LibraryLoops(modulePath: modulePath)
+        let known = try Benchmark.all(module: module, library: library)
+        if let stranger = benchmarks.first(where: { name in !known.contains { $0.name == name } }) {
+            let names = known.map(\.name).joined(separator: ", ")
+            throw ValidationError("There is no benchmark \(stranger). There are: \(names).")
+        }
+
+        if !json {
+            print(Report.tableHeader)
+        }
+        for benchmark in known where benchmarks.isEmpty || benchmarks.contains(benchmark.name) {
+            let report = try await benchmark.run(iterations: iterations)
+            print(json ? report.jsonLine : report.tableRows)
+            fflush(nil)
+        }
+    }
+}

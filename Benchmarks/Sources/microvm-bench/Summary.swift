@@ -1,0 +1,15 @@
+/// What is kept of a series' samples, in microseconds.
+struct Summary {
+    let p50: Double
+    let p99: Double
+
+    init(nanoseconds samples: [UInt64]) {
+        let sorted = samples.sorted()
+        // Nearest rank: the least sample that so many percent of all do not exceed.
+        func percentile(_ percent: Int) -> Double {
+            Double(sorted[max((sorted.count * percent + 99) / 100, 1) - 1]) / 1000
+        }
+        p50 = percentile(50)
+        p99 = percentile(99)
+    }
+}

@@ -1,0 +1,57 @@
+// Signals, timers, threads and futexes for the interruption of a virtual CPU.
+#ifndef SWIFT_MICROVM_INTERRUPT_H
+#define SWIFT_MICROVM_INTERRUPT_H
+
+#include <pthread.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+// What the signal handler may touch, one for each virtual CPU thread. The words are only ever accessed atomically.
+struct shim_interrupt_target {
+    uint8_t *_Nullable immediate_exit;  // kvm_run.immediate_exit, or null while there is no virtual CPU
+    uint32_t deadline_passed; // set by a timer's signal, cleared by the virtual CPU thread between calls
+    int32_t thread;           // the thread that signals are sent to, 0 while there is none
+};
+
+// SIGRTMIN and SIGRTMAX, which are function calls in disguise.
+int shim_signal_minimum(void);
+int shim_signal_maximum(void);
+
+// Installs the handler for one real-time signal, once in a process; whatever handler was there before is called for
+// every signal that was not sent by shim_interrupt_send or by a timer of shim_timer_create. 0 or an errno.
+int shim_interrupt_install(int signal);
+
+// Begins a thread that starts with every signal blocked but `signal` and those that report the thread's own faults.
+// 0 or an errno.
+int shim_thread_create(pthread_t *_Nonnull thread, const char *_Nonnull name, int signal,
+                       void *_Nullable (*_Nonnull start)(void *_Nullable), void *_Nullable argument);
+
+// Makes the calling thread the one that `target`'s signals are sent to and handled on; null ends that.
+void shim_interrupt_attach(struct shim_interrupt_target *_Nullable target);
+
+// Sends `signal` to the target's thread, which must be alive. 0 or an errno (EAGAIN: too many queued signals).
+int shim_interrupt_send(struct shim_interrupt_target *_Nonnull target, int signal);
+
+// Stores 1 into the target's immediate_exit, and clears it: release order, partner of the kernel's read in KVM_RUN.
+void shim_immediate_exit_set(struct shim_interrupt_target *_Nonnull target);
+void shim_immediate_exit_clear(struct shim_interrupt_target *_Nonnull target);
+
+bool shim_deadline_passed(struct shim_interrupt_target *_Nonnull target);
+void shim_deadline_set(struct shim_interrupt_target *_Nonnull target, bool passed);
+
+// A monotonic timer that signals the target's thread, and its arming for `nanoseconds` from now (0 disarms).
+int shim_timer_create(struct shim_interrupt_target *_Nonnull target, int signal, int32_t *_Nonnull timer);
+int shim_timer_arm(int32_t timer, uint64_t nanoseconds);
+void shim_timer_delete(int32_t timer);
+
+// futex(2), private. A wait ends by a wake, a signal, a changed word, or after `nanoseconds` (0: never).
+void shim_futex_wait(const uint32_t *_Nonnull word, uint32_t expected, uint64_t nanoseconds);
+void shim_futex_wake_all(const uint32_t *_Nonnull word);
+
+// Who the calling thread belongs to: a mark to recognise it by, without a system call.
+void shim_thread_set_owner(const void *_Nullable owner);
+const void *_Nullable shim_thread_owner(void);
+
+void shim_thread_yield(void);
+
+#endif

@@ -1,0 +1,156 @@
+#define _GNU_SOURCE
+#include "interrupt.h"
+
+#include <errno.h>
+#include <linux/futex.h>
+#include <sched.h>
+#include <signal.h>
+#include <stdatomic.h>
+#include <string.h>
+#include <sys/syscall.h>
+#include <time.h>
+#include <unistd.h>
+
+// The handler's only way to the target. Written by the thread itself, before its first signal can arrive.
+static _Thread_local struct shim_interrupt_target *current_target;
+
+static _Thread_local const void *thread_owner;
+
+static struct sigaction previous_handlers[_NSIG];
+static pthread_mutex_t install_lock = PTHREAD_MUTEX_INITIALIZER;
+static bool installed[_NSIG];
+
+int shim_signal_minimum(void) { return SIGRTMIN; }
+int shim_signal_maximum(void) { return SIGRTMAX; }
+
+static void chain(int signal, siginfo_t *information, void *context) {
+    const struct sigaction *previous = &previous_handlers[signal];
+    if (previous->sa_flags & SA_SIGINFO) {
+        if (previous->sa_sigaction) previous->sa_sigaction(signal, information, context);
+    } else if (previous->sa_handler != SIG_DFL && previous->sa_handler != SIG_IGN) {
+        previous->sa_handler(signal);
+    }
+}
+
+// A signal is the library's own if it carries the address of the thread's own target, which nobody else sends.
+static void handle(int signal, siginfo_t *information, void *context) {
+    int saved_errno = errno;
+    struct shim_interrupt_target *target = current_target;
+    bool queued = information->si_code == SI_QUEUE || information->si_code == SI_TIMER;
+    if (target && queued && information->si_value.sival_ptr == target) {
+        // The flag first: a loop that finds immediate_exit set must find out why.
+        if (information->si_code == SI_TIMER) shim_deadline_set(target, true);
+        shim_immediate_exit_set(target);
+    } else {
+        chain(signal, information, context);
+    }
+    errno = saved_errno;
+}
+
+int shim_interrupt_install(int signal) {
+    if (signal < SIGRTMIN || signal > SIGRTMAX) return EINVAL;
+    int result = 0;
+    pthread_mutex_lock(&install_lock);
+    if (!installed[signal]) {
+        struct sigaction action;
+        memset(&action, 0, sizeof action);
+        action.sa_sigaction = handle;
+        action.sa_flags = SA_SIGINFO | SA_RESTART | SA_ONSTACK;
+        sigfillset(&action.sa_mask);
+        // Read before it is replaced: the handler may run, and chain, as soon as it is installed.
+        if (sigaction(signal, NULL, &previous_handlers[signal]) || sigaction(signal, &action, NULL)) {
+            result = errno;
+        } else {
+            installed[signal] = true;
+        }
+    }
+    pthread_mutex_unlock(&install_lock);
+    return result;
+}
+
+int shim_thread_create(pthread_t *thread, const char *name, int signal, void *(*start)(void *), void *argument) {
+    // Faults of the host's own code keep their signals: blocking them would only turn a crash report into silence.
+    static const int faults[] = {SIGSEGV, SIGBUS, SIGILL, SIGFPE, SIGTRAP, SIGABRT, SIGSYS};
+    sigset_t mask;
+    sigfillset(&mask);
+    for (unsigned i = 0; i < sizeof faults / sizeof *faults; i++) sigdelset(&mask, faults[i]);
+    sigdelset(&mask, signal);
+    pthread_attr_t attributes;
+    int result = pthread_attr_init(&attributes);
+    if (result) return result;
+    result = pthread_attr_setsigmask_np(&attributes, &mask);
+    if (!result) result = pthread_attr_setdetachstate(&attributes, PTHREAD_CREATE_DETACHED);
+    if (!result) result = pthread_create(thread, &attributes, start, argument);
+    pthread_attr_destroy(&attributes);
+    if (!result) pthread_setname_np(*thread, name);
+    return result;
+}
+
+void shim_interrupt_attach(struct shim_interrupt_target *target) {
+    struct shim_interrupt_target *previous = current_target;
+    if (previous) __atomic_store_n(&previous->thread, 0, __ATOMIC_RELEASE);
+    current_target = target;
+    // Release: whoever reads the thread's number may signal it, and the handler then finds the target.
+    if (target) __atomic_store_n(&target->thread, (int32_t)syscall(SYS_gettid), __ATOMIC_RELEASE);
+}
+
+int shim_interrupt_send(struct shim_interrupt_target *target, int signal) {
+    pid_t thread = __atomic_load_n(&target->thread, __ATOMIC_ACQUIRE);
+    if (!thread) return ESRCH;
+    siginfo_t information;
+    memset(&information, 0, sizeof information);
+    information.si_signo = signal;
+    information.si_code = SI_QUEUE;
+    information.si_pid = getpid();
+    information.si_uid = getuid();
+    information.si_value.sival_ptr = target;
+    return syscall(SYS_rt_tgsigqueueinfo, getpid(), thread, signal, &information) ? errno : 0;
+}
+
+void shim_immediate_exit_set(struct shim_interrupt_target *target) {
+    uint8_t *byte = __atomic_load_n(&target->immediate_exit, __ATOMIC_ACQUIRE);
+    if (byte) __atomic_store_n(byte, 1, __ATOMIC_SEQ_CST);
+}
+
+void shim_immediate_exit_clear(struct shim_interrupt_target *target) {
+    uint8_t *byte = __atomic_load_n(&target->immediate_exit, __ATOMIC_ACQUIRE);
+    if (byte) __atomic_store_n(byte, 0, __ATOMIC_SEQ_CST);
+}
+
+bool shim_deadline_passed(struct shim_interrupt_target *target) {
+    return __atomic_load_n(&target->deadline_passed, __ATOMIC_SEQ_CST);
+}
+
+void shim_deadline_set(struct shim_interrupt_target *target, bool passed) {
+    __atomic_store_n(&target->deadline_passed, passed, __ATOMIC_SEQ_CST);
+}
+
+// The C library's timer_create wraps the kernel's for SIGEV_THREAD; the kernel's own takes a thread's number.
+int shim_timer_create(struct shim_interrupt_target *target, int signal, int32_t *timer) {
+    struct sigevent event;
+    memset(&event, 0, sizeof event);
+    event.sigev_notify = SIGEV_THREAD_ID;
+    event.sigev_signo = signal;
+    event.sigev_value.sival_ptr = target;
+    event._sigev_un._tid = (int32_t)syscall(SYS_gettid);
+    return syscall(SYS_timer_create, CLOCK_MONOTONIC, &event, timer) ? errno : 0;
+}
+
+int shim_timer_arm(int32_t timer, uint64_t nanoseconds) {
+    struct itimerspec time = {{0, 0}, {(time_t)(nanoseconds / 1000000000), (long)(nanoseconds % 1000000000)}};
+    return syscall(SYS_timer_settime, timer, 0, &time, NULL) ? errno : 0;
+}
+
+void shim_timer_delete(int32_t timer) { syscall(SYS_timer_delete, timer); }
+
+void shim_futex_wait(const uint32_t *word, uint32_t expected, uint64_t nanoseconds) {
+    struct timespec time = {(time_t)(nanoseconds / 1000000000), (long)(nanoseconds % 1000000000)};
+    syscall(SYS_futex, word, FUTEX_WAIT_PRIVATE, expected, nanoseconds ? &time : NULL);
+}
+
+void shim_futex_wake_all(const uint32_t *word) { syscall(SYS_futex, word, FUTEX_WAKE_PRIVATE, INT32_MAX); }
+
+void shim_thread_set_owner(const void *owner) { thread_owner = owner; }
+const void *shim_thread_owner(void) { return thread_owner; }
+
+void shim_thread_yield(void) { sched_yield(); }

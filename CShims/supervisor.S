@@ -1,0 +1,150 @@
+// The code the library puts into every guest: ring-0 exception stubs and the ring-3 trampoline.
+//
+// Both blobs are position fixed: they address the mailbox and each other by the absolute guest addresses of
+// guest_layout.h, and are copied there byte for byte. Nothing here runs in the host.
+
+#include "guest_layout.h"
+
+    .section .rodata
+    .balign 16
+
+// ---- Ring 0 --------------------------------------------------------------------------------------------------------
+// One stub per exception vector, SHIM_EXCEPTION_STUB_SIZE bytes apart. The port tells the host the vector, so no guest
+// register is touched; the processor has already pushed the interrupted state on the exception stack. Ring 0 may be
+// emulated at half a microsecond an instruction, hence as few of them as can be. iretq resumes the guest.
+    .globl shim_supervisor_code, shim_supervisor_code_end
+    .hidden shim_supervisor_code, shim_supervisor_code_end
+shim_supervisor_code:
+    .set vector, 0
+    .rept 32
+    .balign SHIM_EXCEPTION_STUB_SIZE
+    outb %al, $(SHIM_EXCEPTION_PORT_BASE + vector)
+    .if vector == 8 || (vector >= 10 && vector <= 14) || vector == 17 || vector == 21 || vector == 29 || vector == 30
+    addq $8, %rsp                               // the error code
+    .endif
+    iretq
+    .set vector, vector + 1
+    .endr
+    .balign SHIM_EXCEPTION_STUB_SIZE
+shim_supervisor_code_end:
+
+// ---- Ring 3 --------------------------------------------------------------------------------------------------------
+// The guest can execute this page and cannot write it. Every word it reads from the mailbox is written by the host
+// just before the entry, but the mailbox itself is guest memory: the host believes none of it when it comes back.
+    .balign 16
+    .globl shim_trampoline, shim_trampoline_end
+    .hidden shim_trampoline, shim_trampoline_end
+    .globl shim_trampoline_return, shim_trampoline_host_call, shim_trampoline_thread_local_address, shim_trampoline_stack_top
+    .hidden shim_trampoline_return, shim_trampoline_host_call, shim_trampoline_thread_local_address, shim_trampoline_stack_top
+shim_trampoline:
+    // A top-level guest call. A fresh stack, and the control state the ABI promises a function at its entry
+    // (AMD64 ABI 3.2.1 and 3.4.1), whatever the call before it left behind. It is the host that gives the mailbox
+    // away before each entry, so the wait ends at once; a host that answers by polling would be waited for here.
+    cmpl $SHIM_OWNER_GUEST, SHIM_MAILBOX + SHIM_MAILBOX_OWNER
+    je 1f
+    pause
+    jmp shim_trampoline
+1:  movq shim_trampoline_stack_top(%rip), %rsp
+    pushq $2
+    popfq
+    fninit
+    ldmxcsr default_mxcsr(%rip)
+    xorl %ebp, %ebp
+    call invoke
+    movl $SHIM_OWNER_HOST, SHIM_MAILBOX + SHIM_MAILBOX_OWNER
+shim_trampoline_return:
+    outb %al, $SHIM_PORT_RETURN
+    jmp shim_trampoline
+
+// Calls the function of the mailbox's frame with its arguments and stores the results there.
+invoke:
+    pushq %rbp
+    movq %rsp, %rbp
+    movl SHIM_MAILBOX + SHIM_MAILBOX_STACK_COUNT, %ecx
+    andq $-16, %rsp
+    testl $1, %ecx
+    jz 2f
+    pushq $0                                    // keeps the stack aligned below an odd number of words
+    jmp 2f
+1:  pushq SHIM_MAILBOX + SHIM_MAILBOX_STACK - 8(, %rcx, 8)
+    decl %ecx
+2:  testl %ecx, %ecx
+    jnz 1b
+    movq SHIM_MAILBOX + SHIM_MAILBOX_VECTORS + 0, %xmm0
+    movq SHIM_MAILBOX + SHIM_MAILBOX_VECTORS + 8, %xmm1
+    movq SHIM_MAILBOX + SHIM_MAILBOX_VECTORS + 16, %xmm2
+    movq SHIM_MAILBOX + SHIM_MAILBOX_VECTORS + 24, %xmm3
+    movq SHIM_MAILBOX + SHIM_MAILBOX_VECTORS + 32, %xmm4
+    movq SHIM_MAILBOX + SHIM_MAILBOX_VECTORS + 40, %xmm5
+    movq SHIM_MAILBOX + SHIM_MAILBOX_VECTORS + 48, %xmm6
+    movq SHIM_MAILBOX + SHIM_MAILBOX_VECTORS + 56, %xmm7
+    movq SHIM_MAILBOX + SHIM_MAILBOX_INTEGERS + 0, %rdi
+    movq SHIM_MAILBOX + SHIM_MAILBOX_INTEGERS + 8, %rsi
+    movq SHIM_MAILBOX + SHIM_MAILBOX_INTEGERS + 16, %rdx
+    movq SHIM_MAILBOX + SHIM_MAILBOX_INTEGERS + 24, %rcx
+    movq SHIM_MAILBOX + SHIM_MAILBOX_INTEGERS + 32, %r8
+    movq SHIM_MAILBOX + SHIM_MAILBOX_INTEGERS + 40, %r9
+    movl $8, %eax                               // a variadic callee wants an upper bound of the vector registers used
+    movq SHIM_MAILBOX + SHIM_MAILBOX_FUNCTION, %r11
+    call *%r11
+    movq %rax, SHIM_MAILBOX + SHIM_MAILBOX_RESULTS + 0
+    movq %rdx, SHIM_MAILBOX + SHIM_MAILBOX_RESULTS + 8
+    movq %xmm0, SHIM_MAILBOX + SHIM_MAILBOX_RESULT_VECTOR
+    movq %rbp, %rsp
+    popq %rbp
+    ret
+
+// Every import thunk jumps here with the import's index in %eax and everything else as the caller left it. The answer
+// is a result, or a request to call a guest function first: on the same stack, so the ABI preserves the outer call.
+    .balign 16
+shim_trampoline_host_call:
+    movq %rax, SHIM_MAILBOX + SHIM_MAILBOX_IMPORT
+    movq %rdi, SHIM_MAILBOX + SHIM_MAILBOX_INTEGERS + 0
+    movq %rsi, SHIM_MAILBOX + SHIM_MAILBOX_INTEGERS + 8
+    movq %rdx, SHIM_MAILBOX + SHIM_MAILBOX_INTEGERS + 16
+    movq %rcx, SHIM_MAILBOX + SHIM_MAILBOX_INTEGERS + 24
+    movq %r8, SHIM_MAILBOX + SHIM_MAILBOX_INTEGERS + 32
+    movq %r9, SHIM_MAILBOX + SHIM_MAILBOX_INTEGERS + 40
+    movq %xmm0, SHIM_MAILBOX + SHIM_MAILBOX_VECTORS + 0
+    movq %xmm1, SHIM_MAILBOX + SHIM_MAILBOX_VECTORS + 8
+    movq %xmm2, SHIM_MAILBOX + SHIM_MAILBOX_VECTORS + 16
+    movq %xmm3, SHIM_MAILBOX + SHIM_MAILBOX_VECTORS + 24
+    movq %xmm4, SHIM_MAILBOX + SHIM_MAILBOX_VECTORS + 32
+    movq %xmm5, SHIM_MAILBOX + SHIM_MAILBOX_VECTORS + 40
+    movq %xmm6, SHIM_MAILBOX + SHIM_MAILBOX_VECTORS + 48
+    movq %xmm7, SHIM_MAILBOX + SHIM_MAILBOX_VECTORS + 56
+    movq %rsp, SHIM_MAILBOX + SHIM_MAILBOX_STACK_POINTER
+    movl $SHIM_OWNER_HOST, SHIM_MAILBOX + SHIM_MAILBOX_OWNER
+    outb %al, $SHIM_PORT_HOST_CALL
+1:  cmpl $SHIM_OWNER_GUEST, SHIM_MAILBOX + SHIM_MAILBOX_OWNER
+    je 2f
+    pause
+    jmp 1b
+2:  cmpl $SHIM_COMMAND_CALL, SHIM_MAILBOX + SHIM_MAILBOX_COMMAND
+    je 3f
+    movq SHIM_MAILBOX + SHIM_MAILBOX_RESULTS + 0, %rax
+    movq SHIM_MAILBOX + SHIM_MAILBOX_RESULTS + 8, %rdx
+    movq SHIM_MAILBOX + SHIM_MAILBOX_RESULT_VECTOR, %xmm0
+    ret
+3:  call invoke
+    movl $SHIM_OWNER_HOST, SHIM_MAILBOX + SHIM_MAILBOX_OWNER
+    outb %al, $SHIM_PORT_RETURN
+    jmp 1b
+
+// __tls_get_addr: there is one module, so the second word of the descriptor, the distance from the thread pointer as
+// the loader stored it, is all that is needed (AMD64 ABI supplement on thread-local storage, general dynamic model).
+    .balign 16
+shim_trampoline_thread_local_address:
+    movq %fs:0, %rax
+    addq 8(%rdi), %rax
+    ret
+
+    .balign 8
+shim_trampoline_stack_top:
+    .quad 0                                     // the loader's
+default_mxcsr:
+    .long 0x1f80
+    .balign 16
+shim_trampoline_end:
+
+    .section .note.GNU-stack, "", @progbits

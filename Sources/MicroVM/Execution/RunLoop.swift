@@ -1,0 +1,314 @@
+import CShims
+import LinuxKVM
+import SystemPackage
+
+/// Carries guest calls out: enters the guest, answers its exits, and ends the call one way or the other.
+///
+/// Used on the virtual CPU's thread only. A call is: ``beginCall(timeLimit:)``, arguments through ``argumentWriter()``,
+/// ``run(function:arguments:)``, the result through ``resultReader()``, ``endCall()``.
+@safe final class RunLoop {
+    /// What an import is answered with.
+    enum Import {
+        case hostFunction(HostFunction)
+        case library(LibraryFunction)
+        /// Code in the trampoline, which needs no answer.
+        case threadLocalAddress
+        /// A weak import that nobody provides is a null pointer in the guest, so only a forged call gets here.
+        case absent
+    }
+
+    let machine: GuestMachine
+    let module: GuestModule
+    let interruptHandle: LinuxInterruptHandle
+    let output: SandboxConfiguration.Output
+    private let imports: [Import]
+    /// The mark of the thread this object was made on.
+    private let threadOwner = unsafe shim_thread_owner()
+
+    /// Why the memory may be inconsistent, once a call has ended half way.
+    private(set) var poison: String?
+    private var isInCall = false
+    private var callBegan = MonotonicTime.zero
+    private var timer: Int32?
+    private var isTimerArmed = false
+    /// Whether guest code has run in this call: if not, ending it leaves nothing half done.
+    private var hasEnteredGuest = false
+    /// Whether the last exit was one that KVM completes at the next entry, so that registers must not be read before.
+    private var isExitPending = false
+    private var calledFunction: UInt64 = 0
+    private var arenaPosition: UInt64
+    /// The import whose host function is at work.
+    private(set) var currentImport: Int?
+
+    init(
+        machine: GuestMachine,
+        module: GuestModule,
+        imports: [Import],
+        interruptHandle: LinuxInterruptHandle,
+        output: SandboxConfiguration.Output
+    ) {
+        self.machine = machine
+        self.module = module
+        self.imports = imports
+        self.interruptHandle = interruptHandle
+        self.output = output
+        arenaPosition = machine.memory.addressSpace.arena.lowerBound
+        interruptHandle.attach()
+        unsafe interruptHandle.setImmediateExit(machine.virtualCPU.immediateExit)
+    }
+
+    deinit {
+        // After this nobody touches the mapping of the virtual CPU any more, so it may go.
+        if let timer { shim_timer_delete(timer) }
+        interruptHandle.close()
+    }
+
+    /// Traps on any thread but the virtual CPU's: signals would be sent to the wrong one.
+    func assertOnThread() { precondition(unsafe threadOwner == shim_thread_owner(), "not on the virtual CPU's thread") }
+
+    // MARK: - One call
+
+    func beginCall(timeLimit: Duration?) throws(SandboxError) {
+        guard !isInCall else {
+            throw SandboxError(
+                .busy,
+                "A guest call of this sandbox is under way; a host function cannot begin another one."
+            )
+        }
+        if let poison {
+            throw SandboxError(
+                .poisoned,
+                "\(poison) The guest's memory may be inconsistent, so this sandbox runs no more calls; make a new one."
+            )
+        }
+        let timer = timeLimit == nil ? nil : try existingTimer()
+        interruptHandle.beginCall()
+        isInCall = true
+        hasEnteredGuest = false
+        arenaPosition = machine.memory.addressSpace.arena.lowerBound
+        callBegan = .now
+        if let timeLimit, let timer {
+            interruptHandle.armDeadline(timeLimit, timer: timer)
+            isTimerArmed = true
+        }
+        // A cancellation from before this beginning found nothing to end; one from now on does.
+        if Task.isCancelled { interruptHandle.interrupt(.taskCancelled) }
+    }
+
+    func endCall() {
+        if isTimerArmed, let timer {
+            interruptHandle.disarmDeadline(timer: timer)
+            isTimerArmed = false
+        }
+        isInCall = false
+        currentImport = nil
+        interruptHandle.endCall()
+    }
+
+    private func existingTimer() throws(SandboxError) -> Int32 {
+        if let timer { return timer }
+        switch interruptHandle.makeTimer() {
+        case .success(let made):
+            timer = made
+            return made
+        case .failure(let failure):
+            throw SandboxError(
+                .systemCallFailed,
+                "Could not make a timer for the time limit.",
+                underlyingError: Errno(rawValue: failure.code)
+            )
+        }
+    }
+
+    func argumentWriter() -> GuestValueWriter {
+        .arguments(mailbox: machine.mailbox, memory: machine.memory, arenaPosition: arenaPosition)
+    }
+
+    func resultReader() -> GuestValueReader { .result(mailbox: machine.mailbox, memory: machine.memory) }
+
+    /// Calls a guest function whose arguments have been written, and comes back when it has returned.
+    ///
+    /// - Throws: ``SandboxError`` or what a host function threw; in both cases the call has ended, and the sandbox is
+    ///   poisoned if guest code had run.
+    func run(function: UInt64, arguments: GuestValueWriter) throws {
+        calledFunction = function
+        arenaPosition = arguments.arenaPosition
+        machine.mailbox.setStackArgumentCount(UInt32(arguments.stackArgumentCount))
+        machine.mailbox.setFunction(function)
+        machine.mailbox.giveToGuest()
+        do {
+            try runToReturn()
+        } catch let misbehaviour as Misbehaviour {
+            let fault = fault(misbehaviour)
+            poison = "An earlier call faulted."
+            throw SandboxError(.guestFault, fault.description + ".", fault: fault)
+        } catch let interruption as Interruption {
+            throw interrupted(interruption.reason)
+        } catch {
+            if hasEnteredGuest { poison = "An earlier call ended in an error of the host." }
+            throw error
+        }
+    }
+
+    /// Runs the module's initialisers, all under one limit, as the dynamic loader would: with no arguments to speak of.
+    func runInitializers(_ addresses: [UInt64], timeLimit: Duration?) throws {
+        try beginCall(timeLimit: timeLimit)
+        defer { endCall() }
+        for address in addresses {
+            var writer = argumentWriter()
+            // argc, argv, envp.
+            for _ in 0..<3 { try writer.appendInteger(0) }
+            try run(function: address, arguments: writer)
+        }
+    }
+
+    private func runToReturn() throws {
+        while true {
+            switch interruptHandle.enter() {
+            case .enter: break
+            case .end(let reason): throw Interruption(reason: reason)
+            }
+            hasEnteredGuest = true
+            let exit: Exit
+            do throws(Errno) {
+                exit = try machine.virtualCPU.run()
+            } catch {
+                interruptHandle.leave()
+                throw SandboxError(.systemCallFailed, "KVM_RUN failed in the guest.", underlyingError: error)
+            }
+            interruptHandle.leave()
+            switch exit {
+            case .ioOut(let port, _, _, _):
+                isExitPending = true
+                if port == UInt16(SHIM_PORT_RETURN) { return }
+                guard port == UInt16(SHIM_PORT_HOST_CALL) else { throw portFault(port) }
+                try answerHostCall()
+                machine.mailbox.giveToGuest()
+            case .interrupted:
+                isExitPending = false
+                if let reason = interruptHandle.pendingReason { throw Interruption(reason: reason) }
+                interruptHandle.countSpuriousKick()
+            default:
+                throw unexpectedExit(exit)
+            }
+        }
+    }
+
+    // MARK: - Host calls
+
+    private func answerHostCall() throws {
+        let index = machine.mailbox.importIndex
+        guard index < UInt64(imports.count) else {
+            throw Misbehaviour(.invalidHostCall, message: "There is no import \(index).", isInHostCall: true)
+        }
+        // A call that shall end ends before a host function is begun for it.
+        if let reason = interruptHandle.pendingReason { throw Interruption(reason: reason) }
+        currentImport = Int(index)
+        var reader = GuestValueReader.arguments(mailbox: machine.mailbox, memory: machine.memory)
+        var writer = GuestValueWriter.result(
+            mailbox: machine.mailbox, memory: machine.memory, arenaPosition: arenaPosition)
+        do {
+            switch imports[Int(index)] {
+            case .hostFunction(let function):
+                try function.body(HostCallContext(memory: machine.memory), &reader, &writer)
+            case .library(let function):
+                try function.call(self, &reader, &writer)
+            case .absent, .threadLocalAddress:
+                throw Misbehaviour(.invalidHostCall, message: "Import \(index) is not provided.", isInHostCall: true)
+            }
+        } catch let invalid as InvalidHostCallArgument {
+            throw Misbehaviour(
+                .invalidPointer,
+                address: (invalid.error.underlyingError as? GuestPointerViolation)?.address,
+                access: (invalid.error.underlyingError as? GuestPointerViolation)?.access,
+                message: invalid.error.message,
+                isInHostCall: true
+            )
+        }
+        machine.mailbox.setCommand(.returnResult)
+        currentImport = nil
+    }
+
+    // MARK: - Ends
+
+    /// A call is to be ended from outside.
+    private struct Interruption: Error {
+        var reason: LinuxInterruptHandle.Reason
+    }
+
+    private func interrupted(_ reason: LinuxInterruptHandle.Reason) -> SandboxError {
+        let hostFunction = currentImport.map { module.imports[$0].name }
+        var registers = GuestRegisters()
+        var place = calledFunction
+        if hasEnteredGuest {
+            registers = currentRegisters()
+            place = guestCodeAddress(registers)
+        }
+        let interruption = GuestInterruption(
+            instructionPointer: place,
+            symbol: symbol(at: place),
+            hostFunction: hostFunction,
+            duration: callBegan.duration(to: .now),
+            registers: registers
+        )
+        let (code, what): (SandboxError.Code, String) =
+            switch reason {
+            case .none, .killed: (.killed, "was killed")
+            case .taskCancelled: (.taskCancelled, "was ended because the task that awaited it was cancelled")
+            case .timeLimit: (.timeLimitExceeded, "was ended because its time limit had passed")
+            }
+        if hasEnteredGuest { poison = "An earlier call \(what)." }
+        let location = interruption.symbol?.description ?? "0x\(String(place, radix: 16))"
+        return SandboxError(code, "The guest call \(what), at \(location).", interruption: interruption)
+    }
+
+    /// The registers as they are between two guest instructions.
+    func currentRegisters() -> GuestRegisters {
+        (try? completedRegisters()).map(GuestRegisters.init) ?? GuestRegisters()
+    }
+
+    /// Registers, after whatever the last exit left for the next entry to complete.
+    func completedRegisters() throws(Errno) -> Registers {
+        if isExitPending {
+            try machine.virtualCPU.completePendingIO()
+            isExitPending = false
+        }
+        return try machine.virtualCPU.registers()
+    }
+
+    /// The address of the guest's own code: where the library's trampoline or a thunk is at work, its caller.
+    func guestCodeAddress(_ registers: GuestRegisters) -> UInt64 {
+        let addressSpace = machine.memory.addressSpace
+        guard (UInt64(SHIM_TRAMPOLINE)..<addressSpace.imageBase).contains(registers.rip),
+            let word = unsafe try? machine.memory.guestBytes(at: registers.rsp, count: 8, for: .read),
+            case let caller = unsafe word.loadUnaligned(as: UInt64.self),
+            addressSpace.permits(.execute, address: caller, count: 1)
+        else { return registers.rip }
+        return caller
+    }
+
+    func symbol(at address: UInt64) -> GuestSymbol? {
+        let addressSpace = machine.memory.addressSpace
+        guard address >= addressSpace.imageBase, address - addressSpace.imageBase < addressSpace.imageSize else {
+            return nil
+        }
+        return module.symbol(at: address - addressSpace.imageBase)
+    }
+
+    func loadSpecialRegisters() -> SpecialRegisters? { try? machine.virtualCPU.specialRegisters() }
+}
+
+extension GuestRegisters {
+    init() {
+        (rax, rbx, rcx, rdx, rsi, rdi, rbp, rsp) = (0, 0, 0, 0, 0, 0, 0, 0)
+        (r8, r9, r10, r11, r12, r13, r14, r15, rip, rflags) = (0, 0, 0, 0, 0, 0, 0, 0, 0, 0)
+    }
+
+    init(_ registers: Registers) {
+        (rax, rbx, rcx, rdx) = (registers.rax, registers.rbx, registers.rcx, registers.rdx)
+        (rsi, rdi, rbp, rsp) = (registers.rsi, registers.rdi, registers.rbp, registers.rsp)
+        (r8, r9, r10, r11) = (registers.r8, registers.r9, registers.r10, registers.r11)
+        (r12, r13, r14, r15) = (registers.r12, registers.r13, registers.r14, registers.r15)
+        (rip, rflags) = (registers.rip, registers.rflags)
+    }
+}

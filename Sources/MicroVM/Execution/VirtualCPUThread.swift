@@ -1,0 +1,127 @@
+import CShims
+import Glibc
+import Synchronization
+import SystemPackage
+
+/// The one thread a virtual CPU runs on, and the executor of the actor that owns it.
+///
+/// Everything isolated to the sandbox runs here, one job after the other, also while the guest runs: a guest call
+/// occupies this thread, never one of the cooperative pool's. Do not use it as a general executor: a job that waits
+/// for a guest call of the same sandbox waits for itself.
+@safe final class VirtualCPUThread: SerialExecutor {
+    private enum Work {
+        case job(UnownedJob)
+        case finish
+    }
+
+    private struct Queue {
+        var work: [Work] = []
+        var isSleeping = false
+    }
+
+    private let queue = Mutex(Queue())
+    /// Changes whenever work arrives for a sleeping thread: what it sleeps on. Freed in `deinit`, which comes after
+    /// the thread's end, because the thread holds this object.
+    private nonisolated(unsafe) let wakeUps: UnsafeMutablePointer<Atomic<UInt32>>
+
+    private init() {
+        unsafe wakeUps = .allocate(capacity: 1)
+        unsafe wakeUps.initialize(to: Atomic(0))
+        queue.withLock { $0.work.reserveCapacity(8) }
+    }
+
+    deinit {
+        unsafe wakeUps.deinitialize(count: 1)
+        unsafe wakeUps.deallocate()
+    }
+
+    /// Begins a thread that lets `signal` through and no other asynchronous signal.
+    static func start(name: String, signal: Int32) throws(SandboxError) -> VirtualCPUThread {
+        let thread = VirtualCPUThread()
+        var handle = pthread_t()
+        let retained = unsafe Unmanaged.passRetained(thread)
+        // The kernel keeps 15 bytes of a name.
+        let shortName = String(name.unicodeScalars.prefix(15).filter(\.isASCII).map(Character.init))
+        let code = unsafe shim_thread_create(&handle, shortName, signal, threadMain, retained.toOpaque())
+        guard code == 0 else {
+            unsafe retained.release()
+            throw SandboxError(
+                .systemCallFailed,
+                "Could not start a thread for the virtual CPU; the limit on threads may have been reached.",
+                underlyingError: Errno(rawValue: code)
+            )
+        }
+        return thread
+    }
+
+    // MARK: Executor
+
+    func enqueue(_ job: UnownedJob) { append(.job(job)) }
+
+    func checkIsolated() {
+        precondition(isIsolatingCurrentContext() == true, "not on the sandbox's own thread")
+    }
+
+    func isIsolatingCurrentContext() -> Bool? {
+        unsafe shim_thread_owner() == mark
+    }
+
+    /// Ends the thread after everything that was enqueued before.
+    func finish() { append(.finish) }
+
+    private func append(_ work: Work) {
+        let mustWake = queue.withLock { queue in
+            queue.work.append(work)
+            defer { queue.isSleeping = false }
+            return queue.isSleeping
+        }
+        guard mustWake else { return }
+        // Releasing: partner of the acquiring load in `waitForWork`.
+        unsafe wakeUps.pointee.wrappingAdd(1, ordering: .releasing)
+        unsafe wakeUps.withMemoryRebound(to: UInt32.self, capacity: 1) { unsafe shim_futex_wake_all($0) }
+    }
+
+    /// What the thread is recognised by: this object's address, never followed.
+    private var mark: UnsafeRawPointer { unsafe UnsafeRawPointer(Unmanaged.passUnretained(self).toOpaque()) }
+
+    // MARK: Thread
+
+    /// Takes all work there is into `batch`, which keeps its storage, and sleeps while there is none.
+    private func waitForWork(into batch: inout [Work]) {
+        while true {
+            // Acquiring, and read before the queue: work that arrives in between changes the word.
+            let seen = unsafe wakeUps.pointee.load(ordering: .acquiring)
+            queue.withLock { queue in
+                swap(&queue.work, &batch)
+                queue.isSleeping = batch.isEmpty
+            }
+            if !batch.isEmpty { return }
+            unsafe wakeUps.withMemoryRebound(to: UInt32.self, capacity: 1) { unsafe shim_futex_wait($0, seen, 0) }
+        }
+    }
+
+    fileprivate func main() {
+        unsafe shim_thread_set_owner(mark)
+        var batch: [Work] = []
+        batch.reserveCapacity(8)
+        while true {
+            waitForWork(into: &batch)
+            for work in batch {
+                switch work {
+                case .job(let job): unsafe job.runSynchronously(on: asUnownedSerialExecutor())
+                case .finish: return
+                }
+            }
+            batch.removeAll(keepingCapacity: true)
+        }
+    }
+}
+
+/// The thread's entry point: a file-scope function, because a closure could be isolated to whoever wrote it.
+private func threadMain(_ argument: UnsafeMutableRawPointer?) -> UnsafeMutableRawPointer? {
+    // The reference that `start` retained for the thread.
+    if let argument = unsafe argument {
+        unsafe Unmanaged<VirtualCPUThread>.fromOpaque(argument).takeRetainedValue().main()
+    }
+    return nil
+}

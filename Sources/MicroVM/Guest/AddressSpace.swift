@@ -1,0 +1,152 @@
+import CShims
+
+/// Where everything lies in a guest's memory.
+///
+/// Guest virtual and guest physical addresses are the same, in one KVM memory slot that begins at 0. From low to high:
+/// the null guard, the supervisor's pages, trampoline, mailbox and import thunks, the thread-local block, the module's
+/// image, the stack between its guards, the argument arena, the heap, and last the page tables, which are not mapped
+/// at all. Regions never touch unless they belong together, so running off one of them faults.
+struct AddressSpace: Sendable {
+    /// One contiguous stretch of guest memory with the same permissions.
+    struct Region: Sendable {
+        var range: Range<UInt64>
+        var permissions: GuestModule.Permissions
+        /// Whether ring 3 may use it at all.
+        var isUser = true
+        /// Whether pointers that the guest hands to the host may point there.
+        var isGuestOwned = true
+    }
+
+    static let pageSize: UInt64 = 4096
+    static let largePageSize: UInt64 = 2 << 20
+    /// More than any stack probe skips, and what Linux keeps free below a process's stack.
+    static let stackGuardSize: UInt64 = 1 << 20
+    /// Separates regions that must not run into each other.
+    static let guardSize: UInt64 = 64 << 10
+    /// Room behind the thread pointer: its own address, and the canary at +0x28.
+    static let threadControlBlockSize: UInt64 = 64
+
+    /// Every mapped region, by ascending address, without overlap.
+    let regions: [Region]
+    let imageBase: UInt64
+    let imageSize: UInt64
+    /// The thread pointer (FS base): the thread-local block ends here, the thread control block begins.
+    let threadPointer: UInt64
+    let stack: Range<UInt64>
+    let arena: Range<UInt64>
+    let heap: Range<UInt64>
+    let pageTables: Range<UInt64>
+
+    /// The bytes of guest physical memory, page tables included.
+    var size: UInt64 { pageTables.upperBound }
+
+    /// Everything the layout depends on.
+    struct Sizes {
+        var importCount: Int
+        var threadLocalSize: UInt64 = 0
+        var threadLocalAlignment: UInt64 = 1
+        var imageSize: UInt64 = 0
+        var imageAlignment: UInt64 = pageSize
+        var image: [GuestModule.Mapping] = []
+        var stackSize: UInt64
+        var arenaSize: UInt64
+        /// Image, stack, arena and heap together.
+        var memoryLimit: UInt64
+    }
+
+    /// Lays out an address space, or throws `.invalidConfiguration` when the parts do not fit into the limit.
+    ///
+    /// Sizes come from a validated module and a validated configuration, so none of the sums can overflow.
+    init(_ sizes: Sizes) throws(SandboxError) {
+        let fixed = sizes.imageSize + sizes.stackSize + sizes.arenaSize
+        guard fixed + Self.pageSize <= sizes.memoryLimit else {
+            throw SandboxError(
+                .invalidConfiguration,
+                """
+                The module's image (\(sizes.imageSize) bytes), the stack (\(sizes.stackSize)) and the argument arena \
+                (\(sizes.arenaSize)) leave no heap within the memory limit of \(sizes.memoryLimit) bytes; raise \
+                memoryLimit or lower the others.
+                """
+            )
+        }
+        let page = Self.pageSize
+        func supervisor(_ address: Int32, _ permissions: GuestModule.Permissions) -> Region {
+            let start = UInt64(address)
+            return Region(range: start..<start + page, permissions: permissions, isUser: false, isGuestOwned: false)
+        }
+        let thunks = UInt64(SHIM_THUNKS)
+        let thunksEnd = (thunks + UInt64(max(sizes.importCount, 1)) * UInt64(SHIM_THUNK_SIZE)).roundedUp(to: page)
+        var regions = [
+            supervisor(SHIM_SUPERVISOR_CODE, [.read, .execute]),
+            supervisor(SHIM_SUPERVISOR_TABLES, [.read]),
+            supervisor(SHIM_EXCEPTION_STACK, [.read, .write]),
+            supervisor(SHIM_DOUBLE_FAULT_STACK, [.read, .write]),
+            Region(
+                range: UInt64(SHIM_TRAMPOLINE)..<UInt64(SHIM_TRAMPOLINE) + page,
+                permissions: [.read, .execute],
+                isGuestOwned: false
+            ),
+            Region(
+                range: UInt64(SHIM_MAILBOX)..<UInt64(SHIM_MAILBOX) + page,
+                permissions: [.read, .write],
+                isGuestOwned: false
+            ),
+            Region(range: thunks..<thunksEnd, permissions: [.read, .execute], isGuestOwned: false),
+        ]
+
+        let threadLocal = thunksEnd + page
+        threadPointer = threadLocal + sizes.threadLocalSize.roundedUp(to: max(sizes.threadLocalAlignment, 64))
+        let threadLocalEnd = (threadPointer + Self.threadControlBlockSize).roundedUp(to: page)
+        regions.append(Region(range: threadLocal..<threadLocalEnd, permissions: [.read, .write]))
+
+        imageBase = (threadLocalEnd + page).roundedUp(to: max(sizes.imageAlignment, page))
+        imageSize = sizes.imageSize
+        for mapping in sizes.image {
+            let mapped = mapping.range.lowerBound + imageBase..<mapping.range.upperBound + imageBase
+            regions.append(Region(range: mapped, permissions: mapping.permissions))
+        }
+
+        let stackBase = imageBase + sizes.imageSize + Self.stackGuardSize
+        stack = stackBase..<stackBase + sizes.stackSize
+        regions.append(Region(range: stack, permissions: [.read, .write]))
+
+        let arenaBase = (stack.upperBound + Self.guardSize).roundedUp(to: Self.largePageSize)
+        arena = arenaBase..<arenaBase + sizes.arenaSize
+        regions.append(Region(range: arena, permissions: [.read, .write]))
+
+        let heapBase = (arena.upperBound + Self.guardSize).roundedUp(to: Self.largePageSize)
+        heap = heapBase..<heapBase + (sizes.memoryLimit - fixed) / page * page
+        regions.append(Region(range: heap, permissions: [.read, .write]))
+
+        let tablesBase = heap.upperBound + Self.guardSize
+        pageTables = tablesBase..<tablesBase + UInt64(PageTables.pageCount(for: regions)) * page
+        self.regions = regions
+    }
+
+    /// Whether an address lies in one of the unmapped stretches around the stack.
+    func isStackGuard(_ address: UInt64) -> Bool {
+        (imageBase + imageSize..<stack.lowerBound).contains(address)
+            || (stack.upperBound..<arena.lowerBound).contains(address)
+    }
+
+    /// Whether the guest itself may use all of these bytes that way, and they are its own; none at all are always permitted.
+    ///
+    /// The range may span neighbouring regions that touch, such as a module's constants and its variables.
+    func permits(_ permissions: GuestModule.Permissions, address: UInt64, count: UInt64) -> Bool {
+        guard count > 0 else { return true }
+        let (end, overflow) = address.addingReportingOverflow(count)
+        guard !overflow else { return false }
+        var covered = address
+        for region in regions where region.range.contains(covered) {
+            guard region.isGuestOwned, region.permissions.isSuperset(of: permissions) else { return false }
+            covered = region.range.upperBound
+            if covered >= end { return true }
+        }
+        return false
+    }
+}
+
+extension UInt64 {
+    /// The smallest multiple of a power of two that is not below this value.
+    func roundedUp(to alignment: UInt64) -> UInt64 { (self + alignment - 1) & ~(alignment - 1) }
+}

@@ -1,0 +1,30 @@
+import CShims
+
+/// The ring-3 code that carries calls in and out: one page of trampoline, and a thunk for each import.
+enum Trampoline {
+    /// Where a virtual CPU begins.
+    static let entry = UInt64(SHIM_TRAMPOLINE)
+
+    /// The address of an import's thunk.
+    static func thunk(_ index: Int) -> UInt64 { UInt64(SHIM_THUNKS) + UInt64(index) * UInt64(SHIM_THUNK_SIZE) }
+
+    /// `__tls_get_addr`, which needs no host.
+    static var threadLocalAddress: UInt64 { entry + shim_thread_local_address_offset() }
+
+    /// The instruction that ends a guest call.
+    static var returnInstruction: UInt64 { entry + shim_return_offset() }
+
+    /// Writes the trampoline and the thunks. They are never written again, by anybody.
+    static func install(in memory: GuestMemory, importCount: Int) {
+        unsafe memory.store(shim_trampoline_code(), at: entry)
+        memory.storeWord(memory.addressSpace.stack.upperBound, at: entry + shim_stack_top_offset())
+        let hostCall = entry + shim_host_call_offset()
+        for index in 0..<importCount {
+            // mov $index, %eax; jmp hostCall; int3 for the rest.
+            let thunk = thunk(index)
+            let distance = UInt64(UInt32(truncatingIfNeeded: hostCall &- (thunk + 10)))
+            memory.storeWord(0xb8 | UInt64(UInt32(index)) << 8 | 0xe9 << 40 | distance << 48, at: thunk)
+            memory.storeWord(distance >> 16 | 0xcccc_cccc_cccc << 16, at: thunk + 8)
+        }
+    }
+}

@@ -1,0 +1,36 @@
+/// An export that was looked up once, with the Swift types of its parameters and its result.
+///
+/// It holds its sandbox. Calling it from code isolated to that sandbox costs no hop.
+public struct GuestFunction<Result, each Argument: GuestValue>: Sendable {
+    /// The sandbox whose function this is.
+    public let sandbox: Sandbox
+    /// The export's name.
+    public let name: String
+    /// The function's address in the image.
+    let offset: UInt64
+    let load: @Sendable (inout GuestValueReader) throws(SandboxError) -> Result
+
+    init(
+        sandbox: Sandbox,
+        name: String,
+        offset: UInt64,
+        load: @escaping @Sendable (inout GuestValueReader) throws(SandboxError) -> Result
+    ) {
+        self.sandbox = sandbox
+        self.name = name
+        self.offset = offset
+        self.load = load
+    }
+}
+
+extension GuestFunction where Result: Sendable {
+    /// Calls the function.
+    ///
+    /// - Parameters:
+    ///   - argument: the arguments.
+    ///   - timeLimit: the wall-clock time the call may take; without limit unless given.
+    /// - Throws: as ``Sandbox/call(_:_:timeLimit:returning:)``.
+    public func callAsFunction(_ argument: repeat each Argument, timeLimit: Duration? = nil) async throws -> Result {
+        try await sandbox.call(self, repeat each argument, timeLimit: timeLimit)
+    }
+}

@@ -1,0 +1,111 @@
+import CShims
+import Glibc
+import SystemPackage
+
+/// The imports that the library itself provides. Their names belong to it: an embedder cannot replace them.
+enum LibraryFunction: String, CaseIterable {
+    case abort = "microvm_abort"
+    case write = "microvm_write"
+    case clock = "microvm_clock"
+    case random = "microvm_random"
+    case heap = "microvm_heap"
+    case stackCheckFailed = "__stack_chk_fail"
+
+    /// Resolved to code in the trampoline; never leaves the guest.
+    static let threadLocalAddress = "__tls_get_addr"
+
+    static func provides(_ name: String) -> Bool {
+        LibraryFunction(rawValue: name) != nil || name == threadLocalAddress
+    }
+
+    /// A guest's text can be no longer than its memory, but a message that is kept should be readable.
+    private static let longestAbortMessage: UInt64 = 64 << 10
+
+    func call(_ runLoop: RunLoop, _ reader: inout GuestValueReader, _ writer: inout GuestValueWriter) throws {
+        let memory = runLoop.machine.memory
+        switch self {
+        case .abort:
+            let buffer = GuestBuffer(address: try reader.nextInteger(), count: try reader.nextInteger())
+            throw Misbehaviour(.abort, message: Self.abortMessage(buffer, memory), isInHostCall: true)
+        case .stackCheckFailed:
+            throw Misbehaviour(.stackCorruption, isInHostCall: true)
+        case .write:
+            let stream = SandboxConfiguration.OutputStream(
+                rawValue: Int32(truncatingIfNeeded: try reader.nextInteger()))
+            let bytes = unsafe try Self.bytes(&reader, memory, .read)
+            guard let stream else {
+                throw Misbehaviour(.invalidHostCall, message: "Only streams 1 and 2 can be written.", isInHostCall: true)
+            }
+            unsafe Self.write(UnsafeRawBufferPointer(bytes), to: stream, runLoop.output)
+        case .clock:
+            switch Int32(truncatingIfNeeded: try reader.nextInteger()) {
+            case 0: try writer.appendInteger(MonotonicTime.nanoseconds(of: CLOCK_MONOTONIC))
+            case 1: try writer.appendInteger(MonotonicTime.nanoseconds(of: CLOCK_REALTIME))
+            default:
+                throw Misbehaviour(.invalidHostCall, message: "Only clocks 0 and 1 exist.", isInHostCall: true)
+            }
+        case .random:
+            let bytes = unsafe try Self.bytes(&reader, memory, .write)
+            unsafe try Self.fill(bytes)
+        case .heap:
+            try writer.appendInteger(memory.addressSpace.heap.lowerBound)
+            try writer.appendInteger(UInt64(memory.addressSpace.heap.count))
+        }
+    }
+
+    private static func bytes(
+        _ reader: inout GuestValueReader,
+        _ memory: GuestMemory,
+        _ access: GuestModule.Permissions
+    ) throws -> UnsafeMutableRawBufferPointer {
+        do throws(SandboxError) {
+            let address = try reader.nextInteger()
+            return unsafe try memory.guestBytes(at: address, count: try reader.nextInteger(), for: access)
+        } catch {
+            throw InvalidHostCallArgument(error: error)
+        }
+    }
+
+    /// What can be read of the message: a guest that aborts has little left that can be relied on.
+    private static func abortMessage(_ buffer: GuestBuffer, _ memory: GuestMemory) -> String {
+        let count = min(buffer.count, longestAbortMessage)
+        guard let bytes = unsafe try? memory.guestBytes(at: buffer.address, count: count, for: .read) else {
+            return "(the message is not in the guest's memory)"
+        }
+        return unsafe String(decoding: bytes, as: UTF8.self)
+    }
+
+    private static func write(
+        _ bytes: UnsafeRawBufferPointer,
+        to stream: SandboxConfiguration.OutputStream,
+        _ output: SandboxConfiguration.Output
+    ) {
+        switch output {
+        case .discard: return
+        case .handler(let handler): unsafe handler(stream, Array(bytes))
+        case .standardStreams:
+            var rest = unsafe bytes[...]
+            while unsafe !rest.isEmpty {
+                let written = unsafe Glibc.write(stream.rawValue, UnsafeRawBufferPointer(rebasing: rest).baseAddress, rest.count)
+                if written < 0, errno == EINTR { continue }
+                // A closed or full stream loses the guest's output; that is no reason to end the guest.
+                guard written > 0 else { return }
+                unsafe rest = rest.dropFirst(written)
+            }
+        }
+    }
+
+    /// Fills from the kernel's generator, which gives at most 32 MiB at a time.
+    private static func fill(_ bytes: UnsafeMutableRawBufferPointer) throws {
+        var rest = unsafe bytes[...]
+        while unsafe !rest.isEmpty {
+            let count = unsafe shim_random(rest.base.baseAddress! + rest.startIndex, rest.count)
+            if count < 0, errno == EINTR { continue }
+            guard count > 0 else {
+                throw SandboxError(
+                    .systemCallFailed, "The kernel gives no random bytes.", underlyingError: Errno(rawValue: errno))
+            }
+            unsafe rest = rest.dropFirst(count)
+        }
+    }
+}

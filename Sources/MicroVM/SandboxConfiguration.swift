@@ -1,0 +1,71 @@
+/// How a sandbox is made: its memory, its limits, and what it may reach.
+public struct SandboxConfiguration: Sendable {
+    /// Where the bytes go that a guest writes through `microvm_write`.
+    public enum Output: Sendable {
+        /// Nowhere.
+        case discard
+        /// To the process's own standard output and standard error.
+        case standardStreams
+        /// To a closure, on the sandbox's thread, as they come.
+        case handler(@Sendable (OutputStream, [UInt8]) -> Void)
+    }
+
+    /// The two streams a guest can write to.
+    public enum OutputStream: Int32, Sendable {
+        /// Stream 1.
+        case standardOutput = 1
+        /// Stream 2.
+        case standardError = 2
+    }
+
+    /// The bytes of memory the guest may own: its image, stack, argument arena and heap together. Reserved at once,
+    /// used as it is touched. At most 64 GiB; 64 MiB unless set.
+    public var memoryLimit: UInt64 = 64 << 20
+    /// The bytes of the guest's stack, rounded up to whole pages; 1 MiB unless set.
+    public var stackSize: UInt64 = 1 << 20
+    /// The bytes that the strings and byte arrays of one call, and the host functions' results, may take together;
+    /// rounded up to whole pages; 4 MiB unless set.
+    public var argumentArenaSize: UInt64 = 4 << 20
+    /// How long the module's initialisers may run, all together; without limit unless set.
+    public var initializerTimeLimit: Duration?
+    /// Which real-time signal interrupts the virtual CPU's thread: SIGRTMIN plus this, 0 unless set. A handler that
+    /// was installed for the signal before is called for every signal that is not the library's.
+    public var interruptSignalOffset: Int32 = 0
+    /// How long a kick is waited for before it is sent again; 500 microseconds unless set.
+    public var interruptRetryDelay: Duration = .microseconds(500)
+    /// Where the guest's output goes; nowhere unless set.
+    public var output: Output = .discard
+
+    /// The defaults.
+    public init() {}
+
+    /// Checks every value and rounds the sizes to whole pages.
+    func validated() throws(SandboxError) -> SandboxConfiguration {
+        func check(_ condition: Bool, _ message: @autoclosure () -> String) throws(SandboxError) {
+            if !condition { throw SandboxError(.invalidConfiguration, message()) }
+        }
+        let page = AddressSpace.pageSize
+        let maximum: UInt64 = 64 << 30
+        try check(memoryLimit <= maximum, "memoryLimit is \(memoryLimit) bytes; at most \(maximum) are possible.")
+        try check(
+            (page...maximum).contains(stackSize),
+            "stackSize is \(stackSize) bytes; it must lie between \(page) and the memory limit."
+        )
+        try check(
+            (page...maximum).contains(argumentArenaSize),
+            "argumentArenaSize is \(argumentArenaSize) bytes; it must lie between \(page) and the memory limit."
+        )
+        try check(
+            InterruptSignal.isAvailable(offset: interruptSignalOffset),
+            "interruptSignalOffset is \(interruptSignalOffset); SIGRTMIN plus it must be a real-time signal."
+        )
+        try check(
+            interruptRetryDelay > .zero,
+            "interruptRetryDelay is \(interruptRetryDelay); it must be longer than nothing."
+        )
+        var copy = self
+        copy.stackSize = stackSize.roundedUp(to: page)
+        copy.argumentArenaSize = argumentArenaSize.roundedUp(to: page)
+        return copy
+    }
+}
