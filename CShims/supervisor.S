@@ -131,11 +131,13 @@ shim_trampoline_host_call:
     outb %al, $SHIM_PORT_RETURN
     jmp 1b
 
-// __tls_get_addr: there is one module, so the second word of the descriptor, the distance from the thread pointer as
-// the loader stored it, is all that is needed (AMD64 ABI supplement on thread-local storage, general dynamic model).
+// __tls_get_addr: there is one module, so the words of the descriptor are distances that add up (AMD64 ABI supplement
+// on thread-local storage, general and local dynamic model). The loader stores the block's distance from the thread
+// pointer in the first, because linkers leave the second as the distance within the block without a relocation.
     .balign 16
 shim_trampoline_thread_local_address:
     movq %fs:0, %rax
+    addq (%rdi), %rax
     addq 8(%rdi), %rax
     ret
 

@@ -19,7 +19,7 @@ public actor Sandbox {
     public nonisolated let interruptHandle: LinuxInterruptHandle
     /// The module this sandbox runs.
     public nonisolated let module: GuestModule
-    private var runLoop: RunLoop?
+    private let runLoop = ThreadConfined<RunLoop>()
 
     /// The virtual CPU's thread.
     public nonisolated var unownedExecutor: UnownedSerialExecutor { unsafe thread.asUnownedSerialExecutor() }
@@ -81,7 +81,7 @@ public actor Sandbox {
             interruptHandle: interruptHandle,
             output: configuration.output
         )
-        self.runLoop = runLoop
+        self.runLoop.value = runLoop
         beforeInitializers?(interruptHandle)
         guard !initializers.isEmpty else { return }
         try await withCallCancellation {
@@ -123,12 +123,11 @@ public actor Sandbox {
 
     /// Gives the virtual machine and its memory back now; the thread goes with the last reference to the sandbox, and
     /// so does everything else where this is never called. Later calls throw ``SandboxError/Code/closed``.
-    public func close() { runLoop = nil }
+    public func close() { runLoop.value = nil }
 
-    /// Runs on the virtual CPU's thread, which it ends.
-    isolated deinit {
-        runLoop = nil
-        thread.finish()
+    deinit {
+        let runLoop = runLoop
+        thread.finish { runLoop.value = nil }
     }
 
     // MARK: - Calls
@@ -308,7 +307,7 @@ public actor Sandbox {
     private func withCallCancellation<Result>(_ operation: () throws -> Result) async throws -> Result {
         try await withTaskCancellationHandler {
             // Only a closure that captures the actor is isolated to it; another would run in the cooperative pool.
-            runLoop?.assertOnThread()
+            runLoop.value?.assertOnThread()
             return try operation()
         } onCancel: {
             interruptHandle.interrupt(.taskCancelled)
@@ -317,7 +316,7 @@ public actor Sandbox {
 
     private var openRunLoop: RunLoop {
         get throws(SandboxError) {
-            guard let runLoop else { throw SandboxError(.closed, "This sandbox has been closed.") }
+            guard let runLoop = runLoop.value else { throw SandboxError(.closed, "This sandbox has been closed.") }
             return runLoop
         }
     }

@@ -2,11 +2,27 @@ import Testing
 
 @testable import MicroVM
 
+/// Modules as linkers make them.
 @Suite struct GuestModuleRealTests {
     @Test(arguments: realModules().map(\.name))
     func `a linker's module is loaded`(_ name: String) throws {
         let real = try #require(realModules().first { $0.name == name })
         let module = try GuestModule(real.bytes, name: name)
-        #expect(module.export(named: "sum")?.kind == .function)
+        expectSound(module)
+        let sum = try #require(module.export(named: "sum"))
+        #expect(sum.kind == .function && sum.size > 0)
+        #expect(module.symbol(at: sum.address + 5)?.description == "sum+0x5")
+        #expect(module.export(named: "table")?.kind == .object)
+        #expect(module.export(named: "not_exported") == nil)
+        #expect(module.imports.first { $0.name == "imported" }?.isWeak == false)
+        #expect(module.imports.first { $0.name == "maybe" }?.isWeak == true)
+        #expect(module.initializers.arrayCount == 1)
+        // Two integers, 20 longs and a byte that is aligned to 64.
+        let storage = try #require(module.threadLocalStorage)
+        #expect(storage.fileSize == 8 && storage.alignment == 64 && storage.distance % 64 == 0)
+        #expect(module.readOnlyAfterRelocation != nil)
+        for mapping in module.mappings where mapping.permissions.contains(.execute) {
+            #expect(mapping.range.contains(sum.address))
+        }
     }
 }

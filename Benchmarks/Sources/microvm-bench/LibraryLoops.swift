@@ -1,25 +1,150 @@
+import Glibc
+import MicroVM
+import Synchronization
+import SystemPackage
+
 /// The library's side of each benchmark, on the same guest module as plain C's.
 ///
-/// A sampler is nil as long as the library cannot do the job. Each does what the function of the same name in
-/// RawLoops.h does, and takes its times at the same points.
+/// Each sampler does what the function of the same name in RawLoops.h does, and takes its times at the same points.
 struct LibraryLoops {
-    init(modulePath: String) async throws {}
+    private let module: GuestModule
+    private let sandbox: Sandbox
+    private let hostCallTimes: HostCallTimes
+
+    init(modulePath: String) async throws {
+        let module = try GuestModule(contentsOf: FilePath(modulePath))
+        let times = HostCallTimes()
+        self.module = module
+        hostCallTimes = times
+        sandbox = try await Sandbox(
+            module,
+            hostFunctions: [
+                HostFunction("host_add") { (first: UInt64, second: UInt64) -> UInt64 in
+                    times.record()
+                    return first &+ second
+                }
+            ]
+        )
+    }
 
     /// `add` with two integers, called from code isolated to the sandbox.
-    var guestCall: Sampler? { nil }
+    func guestCall(count: Int) async throws -> [UInt64] {
+        let add = try sandbox.function("add", as: ((UInt64, UInt64) -> UInt64).self)
+        return try await sandbox.run { _ in
+            var times = [UInt64](repeating: 0, count: count)
+            for index in 0..<count {
+                let begin = now()
+                let sum = try await add(UInt64(index), 1)
+                times[index] = now() - begin
+                guard sum == UInt64(index) + 1 else { throw Errno.protocolError }
+            }
+            return times
+        }
+    }
 
     /// `add` with two integers, awaited from another task.
-    var guestCallHop: Sampler? { nil }
+    func guestCallHop(count: Int) async throws -> [UInt64] {
+        let add = try sandbox.function("add", as: ((UInt64, UInt64) -> UInt64).self)
+        var times = [UInt64](repeating: 0, count: count)
+        for index in 0..<count {
+            let begin = now()
+            let sum = try await add(UInt64(index), 1)
+            times[index] = now() - begin
+            guard sum == UInt64(index) + 1 else { throw Errno.protocolError }
+        }
+        return times
+    }
 
     /// `call_host` with count + 1: a sample is the time between two entries of the host function `host_add`.
-    var hostCall: Sampler? { nil }
+    func hostCall(count: Int) async throws -> [UInt64] {
+        hostCallTimes.prepare(count + 1)
+        let sum: UInt64 = try await sandbox.call("call_host", UInt64(count + 1))
+        guard sum == UInt64(count * (count + 1) / 2) else { throw Errno.protocolError }
+        return hostCallTimes.differences()
+    }
 
     /// `fold` with 24 KiB, returning 8 KiB as a new array.
-    var foldCall: Sampler? { nil }
+    func foldCall(count: Int) async throws -> [UInt64] {
+        let fold = try sandbox.function("fold", as: (([UInt8]) -> [UInt8]).self)
+        let input = (0..<24 << 10).map { UInt8(truncatingIfNeeded: $0 &* 31) }
+        return try await sandbox.run { _ in
+            var times = [UInt64](repeating: 0, count: count)
+            for index in 0..<count {
+                let begin = now()
+                let output = try await fold(input)
+                times[index] = now() - begin
+                guard output.count == 8 << 10 else { throw Errno.protocolError }
+            }
+            return times
+        }
+    }
 
     /// From the parsed module to `add` returned; the sandbox's end is not counted.
-    var coldStart: Sampler? { nil }
+    func coldStart(count: Int) async throws -> [UInt64] {
+        let unused = HostFunction("host_add") { (first: UInt64, second: UInt64) in first &+ second }
+        var times: [UInt64] = []
+        for _ in 0..<count {
+            let begin = now()
+            let sandbox = try await Sandbox(module, hostFunctions: [unused])
+            let sum: UInt64 = try await sandbox.call("add", UInt64(2), UInt64(3))
+            times.append(now() - begin)
+            guard sum == 5 else { throw Errno.protocolError }
+            await sandbox.close()
+        }
+        return times
+    }
 
     /// `spin` for a millisecond, then from kill() entered to the call ended, as its own thread sees it.
-    var killLatency: Sampler? { nil }
+    func killLatency(count: Int) async throws -> [UInt64] {
+        let unused = HostFunction("host_add") { (first: UInt64, second: UInt64) in first &+ second }
+        var times: [UInt64] = []
+        for _ in 0..<count {
+            let sandbox = try await Sandbox(module, hostFunctions: [unused])
+            let call = Task {
+                try await sandbox.run { sandbox in
+                    do {
+                        try await sandbox.call("spin")
+                        throw Errno.protocolError
+                    } catch let error as SandboxError where error.code == .killed {
+                        return now()
+                    }
+                }
+            }
+            try await Task.sleep(for: .milliseconds(2))
+            let begin = now()
+            guard sandbox.interruptHandle.kill() == .signalled else { throw Errno.protocolError }
+            times.append(try await call.value - begin)
+            await sandbox.close()
+        }
+        return times
+    }
+}
+
+private func now() -> UInt64 {
+    var time = timespec()
+    // Cannot fail for this clock.
+    unsafe clock_gettime(CLOCK_MONOTONIC, &time)
+    return UInt64(time.tv_sec) * 1_000_000_000 + UInt64(time.tv_nsec)
+}
+
+/// When the host function was entered. Its buffer is allocated before the call that is measured.
+private final class HostCallTimes: Sendable {
+    private let times = Mutex<(values: [UInt64], count: Int)>(([], 0))
+
+    func prepare(_ count: Int) {
+        times.withLock { $0 = (Array(repeating: 0, count: count), 0) }
+    }
+
+    func record() {
+        let time = now()
+        times.withLock { times in
+            guard times.count < times.values.count else { return }
+            times.values[times.count] = time
+            times.count += 1
+        }
+    }
+
+    func differences() -> [UInt64] {
+        times.withLock { times in zip(times.values, times.values.dropFirst()).map { $1 - $0 } }
+    }
 }

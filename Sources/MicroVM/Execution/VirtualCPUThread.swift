@@ -11,7 +11,7 @@ import SystemPackage
 @safe final class VirtualCPUThread: SerialExecutor {
     private enum Work {
         case job(UnownedJob)
-        case finish
+        case finish(@Sendable () -> Void)
     }
 
     private struct Queue {
@@ -66,8 +66,8 @@ import SystemPackage
         unsafe shim_thread_owner() == mark
     }
 
-    /// Ends the thread after everything that was enqueued before.
-    func finish() { append(.finish) }
+    /// Ends the thread after everything that was enqueued before, with one last block.
+    func finish(_ last: @escaping @Sendable () -> Void) { append(.finish(last)) }
 
     private func append(_ work: Work) {
         let mustWake = queue.withLock { queue in
@@ -109,7 +109,7 @@ import SystemPackage
             for work in batch {
                 switch work {
                 case .job(let job): unsafe job.runSynchronously(on: asUnownedSerialExecutor())
-                case .finish: return
+                case .finish(let last): return last()
                 }
             }
             batch.removeAll(keepingCapacity: true)

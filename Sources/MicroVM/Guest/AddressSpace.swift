@@ -136,9 +136,19 @@ struct AddressSpace: Sendable {
         guard count > 0 else { return true }
         let (end, overflow) = address.addingReportingOverflow(count)
         guard !overflow else { return false }
+        // The last region that begins at or before the address, found by bisection: a hostile module can have tens of
+        // thousands of them.
+        var low = 0
+        var high = regions.count
+        while low < high {
+            let middle = (low + high) / 2
+            if regions[middle].range.lowerBound <= address { low = middle + 1 } else { high = middle }
+        }
+        guard low > 0 else { return false }
         var covered = address
-        for region in regions where region.range.contains(covered) {
-            guard region.isGuestOwned, region.permissions.isSuperset(of: permissions) else { return false }
+        for region in regions[(low - 1)...] {
+            guard region.range.contains(covered), region.isGuestOwned, region.permissions.isSuperset(of: permissions)
+            else { return false }
             covered = region.range.upperBound
             if covered >= end { return true }
         }

@@ -106,10 +106,10 @@ extension GuestModule {
             let file = try FileDescriptor.open(path, .readOnly, options: [.closeOnExec, .nonBlocking])
             defer { try? file.close() }
             let size = try regularFileSize(file, path)
-            return try [UInt8](unsafeUninitializedCapacity: size) { buffer, count in
+            return unsafe try [UInt8](unsafeUninitializedCapacity: size) { buffer, count in
                 // The file may have shrunk since its size was asked for: what counts is what was read. Each read is
                 // bounded by what is left of the buffer, and says how much of that it has initialised.
-                let raw = unsafe UnsafeMutableRawBufferPointer(buffer)
+                let raw = UnsafeMutableRawBufferPointer(buffer)
                 while count < size {
                     let read = unsafe try file.read(into: UnsafeMutableRawBufferPointer(rebasing: raw[count..<size]))
                     guard read > 0 else { break }

@@ -9,6 +9,7 @@ extension ModuleParser {
             throw refusal("its dynamic section is not all in one segment of the file")
         }
         var libraries: [UInt64] = []
+        var refused: String?
         var offset = section.lowerBound
         while section.upperBound - offset >= ELF.dynamicEntrySize {
             let number = file.load(UInt64.self, at: offset)
@@ -19,13 +20,13 @@ extension ModuleParser {
             switch tag {
             case .needed, .auxiliary, .filter:
                 if libraries.count <= Self.listLimit { libraries.append(value) }
-            case .textRelocations: throw refusal("it has relocations in read-only segments (DT_TEXTREL)")
-            case .implicitRelocations: throw refusal("it has relocations without addends (DT_REL)")
+            case .textRelocations: refused = refused ?? "it has relocations in read-only segments (DT_TEXTREL)"
+            case .implicitRelocations: refused = refused ?? "it has relocations without addends (DT_REL)"
             case .relativeRelocations:
-                throw refusal("it has packed relocations (DT_RELR); link without -z pack-relative-relocs")
-            case .earlyInitializers: throw refusal("it has initialisers for an executable (DT_PREINIT_ARRAY)")
+                refused = refused ?? "it has packed relocations (DT_RELR); link without -z pack-relative-relocs"
+            case .earlyInitializers: refused = refused ?? "it has initialisers for an executable (DT_PREINIT_ARRAY)"
             case .flags where value & ELF.textRelocationsFlag != 0:
-                throw refusal("it has relocations in read-only segments (DF_TEXTREL)")
+                refused = refused ?? "it has relocations in read-only segments (DF_TEXTREL)"
             default:
                 guard dynamicEntries.updateValue(value, forKey: tag) == nil else {
                     throw refusal("its dynamic section has two entries for \(tag) (tag \(hexadecimal(number)))")
@@ -33,7 +34,9 @@ extension ModuleParser {
             }
         }
         strings = try stringTable()
+        // Who has linked against the system's libraries should hear of that first.
         guard libraries.isEmpty else { throw neededLibraries(libraries) }
+        if let refused { throw refusal(refused) }
     }
 
     private func stringTable() throws(SandboxError) -> Range<UInt64> {

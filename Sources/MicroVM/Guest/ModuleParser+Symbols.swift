@@ -1,3 +1,9 @@
+#if canImport(Glibc)
+import Glibc
+#else
+import Musl
+#endif
+
 extension ModuleParser {
     /// Finds the table of dynamic symbols in the file. Nothing in an ELF file says how long it is: the hash tables
     /// tell, or the section headers, or else whoever uses the symbols.
@@ -90,6 +96,7 @@ extension ModuleParser {
         importIndices = Array(repeating: -1, count: Int(count))
         // Names can overlap, so that many long ones take little room in the file. They may take twice its size here.
         var nameBudget = file.size * 2
+        var candidates: [ExportCandidate] = []
         // The first symbol is none.
         for index in 0..<count where index > 0 {
             let symbol = ELFSymbol(file, at: symbols.lowerBound + index * ELF.symbolSize)
@@ -107,10 +114,12 @@ extension ModuleParser {
                 let isHidden = versions.map {
                     file.load(UInt16.self, at: $0.lowerBound + index * 2) & ELF.hiddenVersion != 0
                 }
-                if isHidden != true, let export = try makeExport(symbol, &nameBudget) { exports.append(export) }
+                if isHidden != true, let candidate = try makeExport(symbol, &nameBudget) {
+                    candidates.append(candidate)
+                }
             }
         }
-        indexExports()
+        try indexExports(&candidates)
     }
 
     /// The version of each symbol, where the module has versions: an older version of a function is no export.
@@ -135,12 +144,12 @@ extension ModuleParser {
             throw refusal("it needs the thread-local variable \(describe(symbol)) from outside")
         case let type: throw refusal("its undefined symbol \(describe(symbol)) is of an unknown type (\(type))")
         }
-        let name = try name(of: symbol, &budget)
+        let name = try text(try nameBytes(of: symbol, &budget))
         guard !name.isEmpty else { throw refusal("it has an undefined symbol without a name") }
         return GuestModule.Import(name: name, isWeak: isWeak, kind: kind)
     }
 
-    private func makeExport(_ symbol: ELFSymbol, _ budget: inout UInt64) throws(SandboxError) -> GuestModule.Export? {
+    private func makeExport(_ symbol: ELFSymbol, _ budget: inout UInt64) throws(SandboxError) -> ExportCandidate? {
         switch symbol.binding {
         case ELF.SymbolBinding.global, ELF.SymbolBinding.weak, ELF.SymbolBinding.unique: break
         default: return nil
@@ -168,13 +177,19 @@ extension ModuleParser {
         }
         // Linkers define symbols that mark an end, and so are in no segment: those are not the module's variables.
         guard let segment else { return nil }
-        let name = try name(of: symbol, &budget)
+        let name = try nameBytes(of: symbol, &budget)
         guard !name.isEmpty else { return nil }
         let size = min(symbol.size, segment.end - address)
-        return GuestModule.Export(name: name, kind: kind, address: address, size: size)
+        return ExportCandidate(
+            nameStart: name.startIndex,
+            nameEnd: name.endIndex,
+            kind: kind,
+            address: address,
+            size: size
+        )
     }
 
-    private func name(of symbol: ELFSymbol, _ budget: inout UInt64) throws(SandboxError) -> String {
+    private func nameBytes(of symbol: ELFSymbol, _ budget: inout UInt64) throws(SandboxError) -> ArraySlice<UInt8> {
         guard let bytes = file.string(at: symbol.nameOffset, in: strings, limit: Self.maximumNameLength) else {
             throw refusal(
                 "the name of one of its symbols is not in its string table,"
@@ -185,10 +200,14 @@ extension ModuleParser {
             throw refusal("the names of its symbols are longer than twice the file")
         }
         budget -= UInt64(bytes.count)
-        guard let name = String(validating: bytes, as: UTF8.self) else {
-            throw refusal("the name of \(describe(symbol)) is not UTF-8")
+        return bytes
+    }
+
+    private func text(_ bytes: ArraySlice<UInt8>) throws(SandboxError) -> String {
+        guard let text = String(validating: bytes, as: UTF8.self) else {
+            throw refusal("the name \(quoted(String(decoding: bytes, as: UTF8.self))) of a symbol is not UTF-8")
         }
-        return name
+        return text
     }
 
     /// What a refusal calls a symbol.
@@ -197,15 +216,46 @@ extension ModuleParser {
             .map { quoted(String(decoding: $0, as: UTF8.self)) } ?? "a symbol without a name"
     }
 
-    private mutating func indexExports() {
-        exports.sort { (SymbolName($0.name), $0.address) < (SymbolName($1.name), $1.address) }
-        exportIndices.reserveCapacity(exports.count)
-        var kept = 0
-        for export in exports where exportIndices[SymbolName(export.name)] == nil {
-            exportIndices[SymbolName(export.name)] = kept
-            exports[kept] = export
-            kept += 1
+    /// Sorts the exports by name, the first in memory of each name coming first, and keeps that one.
+    private mutating func indexExports(_ candidates: inout [ExportCandidate]) throws(SandboxError) {
+        // The names are in the file, as ``ELFReader/string(at:in:limit:)`` has checked, and the file stays where it is
+        // inside the closure.
+        unsafe file.bytes.withUnsafeBufferPointer { bytes in
+            candidates.sort { left, right in
+                unsafe left.precedes(right, in: bytes)
+            }
         }
-        exports.removeSubrange(kept...)
+        exports.reserveCapacity(candidates.count)
+        exportIndices.reserveCapacity(candidates.count)
+        for candidate in candidates {
+            let name = try text(file.bytes[candidate.nameStart..<candidate.nameEnd])
+            let index = exports.count
+            if let known = exportIndices.updateValue(index, forKey: SymbolName(name)) {
+                exportIndices[SymbolName(name)] = known
+                continue
+            }
+            exports.append(
+                GuestModule.Export(name: name, kind: candidate.kind, address: candidate.address, size: candidate.size)
+            )
+        }
+    }
+}
+
+/// An export whose name is still in the file.
+private struct ExportCandidate {
+    var nameStart: Int
+    var nameEnd: Int
+    var kind: GuestModule.SymbolKind
+    var address: UInt64
+    var size: UInt64
+
+    /// The order by the bytes of the names, then by address. The names have to be in `bytes`.
+    @unsafe
+    func precedes(_ other: Self, in bytes: UnsafeBufferPointer<UInt8>) -> Bool {
+        guard let start = bytes.baseAddress else { return false }
+        let count = nameEnd - nameStart
+        let otherCount = other.nameEnd - other.nameStart
+        let order = unsafe memcmp(start + nameStart, start + other.nameStart, min(count, otherCount))
+        return (Int(order), count, address) < (0, otherCount, other.address)
     }
 }

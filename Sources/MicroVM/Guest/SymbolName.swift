@@ -1,14 +1,27 @@
+#if canImport(Glibc)
+import Glibc
+#else
+import Musl
+#endif
+
 /// A symbol's name as a key: two names are the same if their bytes are. (Strings compare by canonical equivalence, by
 /// which two different symbols could be one, and which costs a hostile name's length many times over.)
-struct SymbolName: Hashable, Comparable, Sendable {
+struct SymbolName: Hashable, Sendable {
     let string: String
 
     init(_ string: String) { self.string = string }
 
-    static func == (left: Self, right: Self) -> Bool { left.string.utf8.elementsEqual(right.string.utf8) }
-
-    static func < (left: Self, right: Self) -> Bool {
-        left.string.utf8.lexicographicallyPrecedes(right.string.utf8)
+    static func == (left: Self, right: Self) -> Bool {
+        guard left.string.utf8.count == right.string.utf8.count else { return false }
+        // Both buffers are valid inside the closures, and of the same length.
+        let isEqual: Bool?? = unsafe left.string.utf8.withContiguousStorageIfAvailable { left in
+            unsafe right.string.utf8.withContiguousStorageIfAvailable { right in
+                guard let first = left.baseAddress, let second = right.baseAddress else { return true }
+                return unsafe memcmp(first, second, min(left.count, right.count)) == 0
+            }
+        }
+        if case .some(.some(let isEqual)) = isEqual { return isEqual }
+        return left.string.utf8.elementsEqual(right.string.utf8)
     }
 
     func hash(into hasher: inout Hasher) {

@@ -16,7 +16,7 @@ private let modulesMadeOnce: [(name: String, bytes: [UInt8])] = {
     defer { _ = run("rm -rf \(folder)") }
     guard
         let file = try? FileDescriptor.open(
-            "\(folder)/guest.c",
+            FilePath("\(folder)/guest.c"),
             .writeOnly,
             options: .create,
             permissions: [.ownerReadWrite]
@@ -42,7 +42,7 @@ private let modulesMadeOnce: [(name: String, bytes: [UInt8])] = {
 private func contents(_ path: String) throws -> [UInt8] {
     let file = try FileDescriptor.open(FilePath(path), .readOnly)
     return try file.closeAfter {
-        try [UInt8](unsafeUninitializedCapacity: 1 << 20) { buffer, count in
+        unsafe try [UInt8](unsafeUninitializedCapacity: 1 << 20) { buffer, count in
             // The buffer is what the read is bounded by, and `count` what it has written.
             count = unsafe try file.read(into: UnsafeMutableRawBufferPointer(buffer))
         }
