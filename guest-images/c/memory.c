@@ -273,8 +273,8 @@ struct microvm_span format_integers(void) {
                           "%p|%p|%*d|%-*d|%.*d|%.0d|%#.0o\n"
                           "%lld|%llu|%+08.3d\n",
                           -42, 42, 42, 42, 42, 42, 7, 0, 42u, 48879u, 48879u, 48879u, 8u, 8u, 48879u, 48879u, 300,
-                          70000, 1234567890123l, -1234567890123ll, (size_t)99, (intmax_t)-5, (ptrdiff_t)6, 'a', 'b', 'c',
-                          "text", "text", "text", "text", (void *)0x1234, (void *)0, 6, 42, 6, 42, 4, 42, 0, 0,
+                          70000, 1234567890123l, -1234567890123ll, (size_t)99, (intmax_t)-5, (ptrdiff_t)6, 'a', 'b',
+                          'c', "text", "text", "text", "text", (void *)0x1234, (void *)0, 6, 42, 6, 42, 4, 42, 0, 0,
                           (long long)INT64_MIN, (unsigned long long)UINT64_MAX, 42);
     return result(length);
 }
