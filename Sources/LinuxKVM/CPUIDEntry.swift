@@ -97,9 +97,13 @@ extension CPUIDEntry {
                 header,
                 elements in
                 unsafe header.pointee.nent = UInt32(capacity)
+                // Linux 6.1 for one leaves the count as it was when a virtual CPU's entries are read: what it did not
+                // write is known by flags that no entry has.
+                for index in 0..<capacity { unsafe elements[index].flags = .max }
                 let result = unsafe request(header)
                 if result >= 0 {
-                    unsafe entries = elements.prefix(Int(header.pointee.nent)).map(CPUIDEntry.init)
+                    unsafe entries = elements.prefix(Int(header.pointee.nent))
+                        .prefix { entry in entry.flags != .max }.map(CPUIDEntry.init)
                 }
                 return result
             }

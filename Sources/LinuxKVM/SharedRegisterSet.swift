@@ -1,4 +1,4 @@
-/// Sets of registers that can be shared through memory (KVM API, 7.3).
+/// Sets of registers that can be shared through memory (`KVM_CAP_SYNC_REGS` in the KVM API).
 public struct SharedRegisterSet: OptionSet, Hashable, Sendable {
     /// The kernel's bits.
     public var rawValue: UInt64

@@ -3,7 +3,7 @@ internal import CShims
 /// Registers in the memory that is shared with the kernel: to read and set them without a system call.
 ///
 /// Which sets a KVM can share is what ``Capability/syncRegisters`` says; a run with any other throws
-/// `Errno.invalidArgument`. See KVM API, 7.3 (KVM_CAP_SYNC_REGS).
+/// `Errno.invalidArgument`. See `KVM_CAP_SYNC_REGS` in the KVM API.
 extension VirtualCPU {
     /// The sets that the kernel stores at every exit; those only are up to date after a run.
     public var validShared: SharedRegisterSet {

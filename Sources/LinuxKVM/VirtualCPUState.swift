@@ -50,7 +50,7 @@ extension VirtualCPU {
     /// The floating-point, vector and other extended state, in the layout of XSAVE that CPUID leaf 0xD describes.
     ///
     /// The C equivalents are `KVM_GET_XSAVE2` and, where there is no ``Capability/xsave2``, `KVM_GET_XSAVE` (KVM API,
-    /// 4.134 and 4.42).
+    /// 4.42).
     public func xsave() throws(Errno) -> [UInt8] {
         var result: CInt = 0
         // Safe: there is as much room as the kernel said that it writes.

@@ -68,7 +68,7 @@ public struct VirtualMachine: ~Copyable, Sendable {
     ///
     /// - Parameter address: a guest physical address below 4 GiB.
     ///
-    /// The C equivalent is `KVM_SET_TSS_ADDR` (KVM API, 4.37).
+    /// The C equivalent is `KVM_SET_TSS_ADDR` (KVM API, 4.36).
     public func setTaskStateSegmentAddress(_ address: UInt32) throws(Errno) {
         try nothingOrErrno(shim_kvm_set_tss_addr(fileDescriptor.rawValue, UInt(address)))
     }
@@ -82,7 +82,7 @@ public struct VirtualMachine: ~Copyable, Sendable {
     /// - Throws: `Errno.invalidArgument` for too many or too large ranges, or where ``Capability/msrFilter`` is
     ///   absent (some kernels say `Errno.inappropriateIOCTLForDevice` then).
     ///
-    /// The C equivalent is `KVM_X86_SET_MSR_FILTER` with `KVM_MSR_FILTER_DEFAULT_DENY` (KVM API, 4.126).
+    /// The C equivalent is `KVM_X86_SET_MSR_FILTER` with `KVM_MSR_FILTER_DEFAULT_DENY` (KVM API, 4.97).
     public func setMSRFilter(denyingAllBut allowed: [MSRRange]) throws(Errno) {
         // The kernel takes a filter without ranges for no filter at all: an empty list is one register, denied.
         let ranges = allowed.isEmpty ? [MSRRange(first: 0, count: 1, access: [])] : allowed
