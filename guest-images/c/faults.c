@@ -241,7 +241,8 @@ uint64_t load_fs_segment(uint16_t selector) {
     return canary;
 }
 void far_jump(uint16_t selector) {
-    struct __attribute__((packed)) { uint32_t offset; uint16_t selector; } target = {(uint32_t)(uint64_t)answer, selector};
+    struct __attribute__((packed)) { uint32_t offset; uint16_t selector; } target = {(uint32_t)(uint64_t)answer,
+                                                                                     selector};
     __asm__ volatile("ljmpl *%0" : : "m"(target) : "memory");
 }
 void far_return(uint16_t selector) {
@@ -253,7 +254,7 @@ void interrupt_return(uint16_t code_selector, uint16_t stack_selector) {
                      "pushq %%rax\n\tiretq\n1:"
                      : : "r"((uint64_t)code_selector), "r"((uint64_t)stack_selector) : "rax", "memory", "cc");
 }
-/* The same with flags of the caller's choice, and the segments as they are: IOPL (0x3000), VM (0x20000), NT (0x4000). */
+/* Sets flags, such as IOPL (0x3000), VM (0x20000) or NT (0x4000), and returns what became of them. */
 uint64_t set_flags(uint64_t flags) {
     uint64_t after;
     __asm__ volatile("pushq %1\n\tpopfq\n\tpushfq\n\tpopq %0" : "=r"(after) : "r"(flags) : "memory", "cc");
@@ -262,9 +263,15 @@ uint64_t set_flags(uint64_t flags) {
 
 /* MARK: Ports */
 
-uint8_t in_8(uint16_t port) { uint8_t value; __asm__ volatile("inb %1, %0" : "=a"(value) : "d"(port)); return value; }
-uint16_t in_16(uint16_t port) { uint16_t value; __asm__ volatile("inw %1, %0" : "=a"(value) : "d"(port)); return value; }
-uint32_t in_32(uint16_t port) { uint32_t value; __asm__ volatile("inl %1, %0" : "=a"(value) : "d"(port)); return value; }
+#define IN(name, type, instruction)                                                                                   \
+    type name(uint16_t port) {                                                                                        \
+        type value;                                                                                                   \
+        __asm__ volatile(instruction " %1, %0" : "=a"(value) : "d"(port));                                            \
+        return value;                                                                                                 \
+    }
+IN(in_8, uint8_t, "inb")
+IN(in_16, uint16_t, "inw")
+IN(in_32, uint32_t, "inl")
 void out_8(uint16_t port, uint8_t value) { __asm__ volatile("outb %0, %1" : : "a"(value), "d"(port) : "memory"); }
 void out_16(uint16_t port, uint16_t value) { __asm__ volatile("outw %0, %1" : : "a"(value), "d"(port) : "memory"); }
 void out_32(uint16_t port, uint32_t value) { __asm__ volatile("outl %0, %1" : : "a"(value), "d"(port) : "memory"); }

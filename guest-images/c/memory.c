@@ -272,9 +272,9 @@ struct microvm_span format_integers(void) {
                           "%c|%3c|%-3c|%s|%.2s|%6s|%-6s|%%\n"
                           "%p|%p|%*d|%-*d|%.*d|%.0d|%#.0o\n"
                           "%lld|%llu|%+08.3d\n",
-                          -42, 42, 42, 42, 42, 42, 7, 0, 42u, 48879u, 48879u, 48879u, 8u, 8u, 48879u, 48879u, 300, 70000,
-                          1234567890123l, -1234567890123ll, (size_t)99, (intmax_t)-5, (ptrdiff_t)6, 'a', 'b', 'c',
-                          "text", "text", "text", "text", (void *)0x1234, (void *)0, 6, 42, 6, 42, 4, 42, 0, 0,
+                          -42, 42, 42, 42, 42, 42, 7, 0, 42u, 48879u, 48879u, 48879u, 8u, 8u, 48879u, 48879u, 300,
+                          70000, 1234567890123l, -1234567890123ll, (size_t)99, (intmax_t)-5, (ptrdiff_t)6, 'a', 'b',
+                          'c', "text", "text", "text", "text", (void *)0x1234, (void *)0, 6, 42, 6, 42, 4, 42, 0, 0,
                           (long long)INT64_MIN, (unsigned long long)UINT64_MAX, 42);
     return result(length);
 }
@@ -316,6 +316,12 @@ int64_t parse_number(const char *text, size_t length, int32_t base) {
     char terminated[64] = {0};
     memcpy(terminated, text, length < sizeof terminated - 1 ? length : sizeof terminated - 1);
     return strtoll(terminated, NULL, base);
+}
+
+double parse_double(const char *text, size_t length) {
+    char terminated[1024] = {0};
+    memcpy(terminated, text, length < sizeof terminated - 1 ? length : sizeof terminated - 1);
+    return strtod(terminated, NULL);
 }
 
 /* One printf that is much longer than the buffer it goes through. */

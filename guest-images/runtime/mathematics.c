@@ -1,4 +1,5 @@
-/* The part of libm that is a few instructions: rounding, remainders, square roots. */
+/* The part of libm that is a few instructions: rounding, remainders, square roots, and, by the x87 and so right to
+ * within a unit in the last place, logarithms and powers. */
 #include "runtime.h"
 
 double fabs(double value) { return __builtin_fabs(value); }
@@ -69,6 +70,74 @@ double modf(double value, double *whole) {
     *whole = trunc(value);
     return __builtin_copysign(__builtin_isinf(value) ? 0 : value - *whole, value);
 }
+
+/* `factor` times the base-2 logarithm. The x87 answers for zero, negatives and infinities as libm does. */
+static long double logarithm(long double value, long double factor) {
+    long double result;
+    __asm__("fyl2x" : "=t"(result) : "0"(value), "u"(factor) : "st(1)");
+    return result;
+}
+
+double log(double value) {
+    long double factor;
+    __asm__("fldln2" : "=t"(factor));
+    return (double)logarithm(value, factor);
+}
+
+double log10(double value) {
+    long double factor;
+    __asm__("fldlg2" : "=t"(factor));
+    return (double)logarithm(value, factor);
+}
+
+double log2(double value) { return (double)logarithm(value, 1); }
+
+/* Two to a power of any size. */
+static long double power_of_two(long double exponent) {
+    if (exponent > 20000)
+        return __builtin_infl();
+    if (exponent < -20000)
+        return 0;
+    long double whole = exponent;
+    __asm__("frndint" : "+t"(whole));
+    long double result = exponent - whole;
+    __asm__("f2xm1" : "+t"(result));
+    result += 1;
+    __asm__("fscale" : "+t"(result) : "u"(whole));
+    return result;
+}
+
+double exp2(double value) { return value != value ? value : (double)power_of_two(value); }
+
+double exp(double value) {
+    long double factor;
+    __asm__("fldl2e" : "=t"(factor));
+    return value != value ? value : (double)power_of_two(value * factor);
+}
+
+double pow(double base, double exponent) {
+    if (exponent == 0 || base == 1)
+        return 1;
+    if (base != base || exponent != exponent)
+        return base + exponent;
+    bool whole = trunc(exponent) == exponent, odd = whole && fabs(exponent) < 0x1p53 && fmod(exponent, 2) != 0;
+    if (base == -1 && __builtin_isinf(exponent))
+        return 1;
+    if (base < 0 && !whole && !__builtin_isinf(base))
+        return __builtin_nan("");
+    double magnitude = fabs(base), result;
+    if (magnitude == 0 || __builtin_isinf(magnitude))
+        result = (magnitude == 0) == (exponent < 0) ? __builtin_inf() : 0;
+    else
+        result = (double)power_of_two(exponent * logarithm(magnitude, 1));
+    return odd && __builtin_signbit(base) ? -result : result;
+}
+
+float powf(float base, float exponent) { return (float)pow(base, exponent); }
+float expf(float value) { return (float)exp(value); }
+float logf(float value) { return (float)log(value); }
+float log2f(float value) { return (float)log2(value); }
+float log10f(float value) { return (float)log10(value); }
 
 double ldexp(double value, int exponent) {
     long double result = value, scale = exponent;

@@ -124,6 +124,7 @@ long strtol(const char *__restrict text, char **__restrict end, int base);
 long long strtoll(const char *__restrict text, char **__restrict end, int base);
 unsigned long strtoul(const char *__restrict text, char **__restrict end, int base);
 unsigned long long strtoull(const char *__restrict text, char **__restrict end, int base);
+double strtod(const char *__restrict text, char **__restrict end); /* decimal, rounded to nearest */
 void qsort(void *elements, size_t count, size_t size, int (*compare)(const void *, const void *));
 void *bsearch(const void *key, const void *elements, size_t count, size_t size,
               int (*compare)(const void *, const void *));

@@ -12,14 +12,14 @@ struct sink {
 /* Formats into the sink and returns the number of bytes, or -1 when it does not fit an int. */
 __attribute__((format(printf, 2, 0))) int runtime_format(struct sink *sink, const char *format, va_list arguments);
 
-/* Formats a double for the conversion `f`, `e` or `g` without its sign into `digits`; see decimal.c. */
+/* A number in decimal digits; see decimal.c. */
 struct decimal {
     int count;       /* digits in the array */
     int point;       /* the value is 0.d1d2d3... times ten to the power of this */
     char digits[780]; /* '0' to '9', the first one not '0' unless the value is zero */
 };
 
-/* The exact decimal expansion of a finite, non-negative double. */
+/* The exact decimal expansion of a finite double, without its sign. */
 void runtime_decimal(double value, struct decimal *decimal);
 
 /* Rounds to `count` digits (0 or less: to nothing, or to a 1 one place higher), half to even. */

@@ -5,7 +5,8 @@ struct _IO_FILE {
     int stream; /* of microvm_write; 0 for standard input, which is always at its end */
 };
 
-static FILE standard_input = {0}, standard_output = {MICROVM_STANDARD_OUTPUT}, standard_error = {MICROVM_STANDARD_ERROR};
+static FILE standard_input = {0};
+static FILE standard_output = {MICROVM_STANDARD_OUTPUT}, standard_error = {MICROVM_STANDARD_ERROR};
 FILE *stdin = &standard_input, *stdout = &standard_output, *stderr = &standard_error;
 
 struct buffer_sink {

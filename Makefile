@@ -1,0 +1,35 @@
+# Each target sets up what it needs; see `make help`. OPTIONS are passed on: make test OPTIONS='--filter Sandbox'
+OPTIONS ?=
+
+.PHONY: help setup demo test bench lint docs guests test-kvm-amd clean
+
+help: ## list these targets
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | while IFS='	' read -r name what; do \
+		printf 'make %-14s %s\n' "$$name" "$$what"; done
+
+setup: ## check for Swift, and install the Debian packages that are missing
+	@scripts/setup
+
+demo: setup ## decompress a .gz file of this machine with zlib in a micro-VM
+	@scripts/demo
+
+test: setup ## build the guests and run every test (OPTIONS: those of swift test)
+	swift test $(OPTIONS)
+
+bench: setup ## measure the library beside the same work in plain C (OPTIONS: --json and others)
+	swift run -c release --package-path Benchmarks microvm-bench $(OPTIONS)
+
+lint: setup ## check how the sources are written
+	@scripts/lint
+
+docs: setup ## build the documentation, any warning an error
+	@scripts/docs
+
+guests: setup ## build the guest modules into .build/guest-images
+	guest-images/build
+
+test-kvm-amd: setup ## run the tests on kvm-amd in an emulated machine (OPTIONS: --filter REGEX and others)
+	scripts/test-kvm-amd $(OPTIONS)
+
+clean: ## remove everything that was built
+	rm -rf .build Benchmarks/.build
