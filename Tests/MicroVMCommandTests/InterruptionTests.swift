@@ -1,0 +1,67 @@
+import Foundation
+import Testing
+
+@Suite(.timeLimit(.minutes(2)))
+struct InterruptionTests {
+    /// Resets what the tests' own launcher may have had ignored, then becomes the command.
+    private static let launcher = "/usr/bin/env"
+    private static func arguments(_ command: [String]) -> [String] {
+        ["--default-signal=INT,TERM", CommandRun.executable.path] + command
+    }
+
+    @Test(
+        .requiresKVM,
+        arguments: [(SIGINT, "spin"), (SIGTERM, "spin"), (SIGINT, "spin_with_host_calls"), (SIGINT, "spin_and_count")]
+    )
+    func `a signal ends the guest and tells where it was`(signal: Int32, function: String) async throws {
+        let run = try await CommandRun.microvm(
+            Self.arguments(["run", CommandRun.guest("spin"), function, "--returns", "void"]),
+            program: Self.launcher
+        ) { process in
+            usleep(700_000)
+            kill(process, signal)
+        }
+        #expect(run.status == 130)
+        #expect(run.error.hasPrefix("Interrupted after "))
+        #expect(run.error.contains(", at \(function)"))
+        #expect(run.outputText == "")
+    }
+
+    @Test(.requiresKVM)
+    func `an interruption while initialising is an object in JSON`() async throws {
+        let run = try await CommandRun.microvm(
+            Self.arguments(["run", CommandRun.guest("spin_in_initializer"), "answer", "--json"]),
+            program: Self.launcher
+        ) { process in
+            usleep(700_000)
+            kill(process, SIGINT)
+        }
+        #expect(run.status == 130)
+        let json = try run.json()
+        #expect(json["outcome"] as? String == "interrupted")
+        #expect(json["exitStatus"] as? Int == 130)
+        #expect(try #require(json["durationMicroseconds"] as? Double) > 0)
+        let symbol = (json["interruption"] as? [String: Any])?["symbol"] as? [String: Any]
+        #expect(symbol?["name"] as? String == "spin_while_loading")
+    }
+
+    @Test func `a signal ends a command that waits for standard input`() async throws {
+        let run = try await CommandRun.microvm(
+            ["-c", "sleep 5 | \"$@\"", "sh"] + [Self.launcher]
+                + Self.arguments(["run", CommandRun.guest("echo"), "byte_length", "stdin:"]),
+            program: "/bin/bash"
+        ) { shell in
+            usleep(700_000)
+            // The shell waits; its children are the pipe's two ends.
+            for child in children(of: shell) { kill(child, SIGTERM) }
+        }
+        #expect(run.status == 130)
+        #expect(run.duration < .seconds(4))
+    }
+}
+
+/// The processes that a process has begun.
+private func children(of process: pid_t) -> [pid_t] {
+    let list = try? String(contentsOfFile: "/proc/\(process)/task/\(process)/children", encoding: .utf8)
+    return (list ?? "").split(separator: " ").compactMap { pid_t($0) }
+}
