@@ -32,6 +32,7 @@ struct DoctorTests {
         #expect(KVMDevice(path: "/nonexistent").state == .missing)
         #expect(KVMDevice(path: "/dev/null").state == .notKVM)
         #expect(KVMDevice(path: "/tmp").state == .failed(.isDirectory))
+        #expect(KVMDevice.State(.operationNotSupportedByDevice) == .notServed)
         #expect(KVMDevice.State(.permissionDenied) == .notPermitted)
         #expect(KVMDevice.State(.notSupported) == .wrongVersion)
     }
@@ -46,6 +47,12 @@ struct DoctorTests {
         #expect(remedies(HostFacts()).contains("firmware"))
         #expect(remedies(HostFacts(modules: ["kvm_amd", "kvm"])).contains("mknod /dev/kvm c 10 232"))
         #expect(remedies(HostFacts(modules: ["kvm_amd"], isContainer: true)).contains("--device /dev/kvm"))
+    }
+
+    @Test func `a device that no module serves is a matter of modules`() {
+        let advice = Advice(.notServed, HostFacts(modules: ["kvm"], virtualization: "vmx"), path: "/dev/kvm")
+        #expect(advice?.problem.contains("no KVM behind it") == true)
+        #expect(advice?.remedies.first?.contains("modprobe kvm_intel") == true)
     }
 
     @Test func `a device that may not be opened is a matter of groups`() {

@@ -52,11 +52,37 @@ struct InterruptionTests {
             program: "/bin/bash"
         ) { shell in
             usleep(700_000)
-            // The shell waits; its children are the pipe's two ends.
-            for child in children(of: shell) { kill(child, SIGTERM) }
+            for child in children(of: shell) { kill(child, child.isMicroVM ? SIGINT : SIGKILL) }
         }
         #expect(run.status == 130)
         #expect(run.duration < .seconds(4))
+    }
+
+    @Test(.requiresKVM)
+    func `a second signal ends the command at once, whatever it waits for`() async throws {
+        // The guest's output fills the pipe, so that the host call cannot return.
+        let run = try await CommandRun.microvm(
+            ["-c", "\"$@\" | sleep 30; exit ${PIPESTATUS[0]}", "sh"] + [Self.launcher]
+                + Self.arguments(["run", CommandRun.guest("memory"), "print_long_line", "i32:100000000"]),
+            program: "/bin/bash"
+        ) { shell in
+            usleep(1_500_000)
+            let children = children(of: shell)
+            for child in children where child.isMicroVM { kill(child, SIGINT) }
+            usleep(500_000)
+            for child in children where child.isMicroVM { kill(child, SIGTERM) }
+            usleep(500_000)
+            for child in children where !child.isMicroVM { kill(child, SIGKILL) }
+        }
+        #expect(run.status == 128 + SIGTERM)
+        #expect(run.duration < .seconds(20))
+    }
+}
+
+extension pid_t {
+    /// Whether the process is the command, and not what it is connected with.
+    fileprivate var isMicroVM: Bool {
+        (try? String(contentsOfFile: "/proc/\(self)/comm", encoding: .utf8)) == "microvm\n"
     }
 }
 
