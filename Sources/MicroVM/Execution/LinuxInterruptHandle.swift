@@ -48,6 +48,8 @@ import Synchronization
     private let reason = Atomic<UInt8>(Reason.none.rawValue)
     /// How often the virtual CPU has left the guest while somebody waited for that: what killers sleep on.
     private nonisolated(unsafe) let departures: UnsafeMutablePointer<Atomic<UInt32>>
+    /// How many threads sleep, or are about to, until the virtual CPU has left the guest.
+    private let sleepers = Atomic<UInt32>(0)
     /// How many threads may be sending a signal, and whether new ones are turned away.
     private let senders = Atomic<UInt32>(0)
     private let spuriousKickCount = Atomic<UInt64>(0)
@@ -114,10 +116,18 @@ import Synchronization
             unsafe shim_immediate_exit_set(target)
             // A full signal queue (EAGAIN) is the only failure while the thread lives: tried again like a lost kick.
             _ = unsafe shim_interrupt_send(target, signal)
-            unsafe departures.withMemoryRebound(to: UInt32.self, capacity: 1) {
-                unsafe shim_futex_wait($0, seen, retryDelayNanoseconds)
-            }
+            sleep(until: seen)
         }
+    }
+
+    private func sleep(until seen: UInt32) {
+        // Sequentially consistent, like the addition in `leave` and the load in `wakeSleepers`: either this sleeper is
+        // seen there, or the kernel finds the word changed here.
+        sleepers.wrappingAdd(1, ordering: .sequentiallyConsistent)
+        unsafe departures.withMemoryRebound(to: UInt32.self, capacity: 1) {
+            unsafe shim_futex_wait($0, seen, retryDelayNanoseconds)
+        }
+        sleepers.wrappingSubtract(1, ordering: .relaxed)
     }
 
     /// Senders come and go under this count so that a thread is never signalled after its end.
@@ -172,6 +182,7 @@ import Synchronization
     /// The top-level call is over, however it ended.
     func endCall() {
         state.bitwiseAnd(~Bit.inCall, ordering: .acquiringAndReleasing)
+        wakeSleepers()
     }
 
     /// Asks for the right to call KVM_RUN. After `.enter`, ``leave()`` must follow.
@@ -188,13 +199,19 @@ import Synchronization
         return .enter
     }
 
-    /// KVM_RUN has returned, or was not called after all.
+    /// KVM_RUN has returned, or was not called after all. Whoever asked for that may still be asleep: before the next
+    /// entry or the end of the call ``wakeSleepers()`` follows, but what the caller waits for may come first.
     func leave() {
         // Acquiring and releasing: partner of the load in `kickUntilOut`.
         let before = state.bitwiseAnd(~Bit.running, ordering: .acquiringAndReleasing).oldValue
         guard before & Bit.requests != 0 else { return }
-        // Releasing: partner of the load in `kickUntilOut`; whoever sleeps there is woken.
-        unsafe departures.pointee.wrappingAdd(1, ordering: .releasing)
+        // Partners are the load in `kickUntilOut` and the order of operations in `sleep`.
+        unsafe departures.pointee.wrappingAdd(1, ordering: .sequentiallyConsistent)
+    }
+
+    /// Wakes those who sleep until the virtual CPU has left the guest, if there are any.
+    func wakeSleepers() {
+        guard sleepers.load(ordering: .sequentiallyConsistent) != 0 else { return }
         unsafe departures.withMemoryRebound(to: UInt32.self, capacity: 1) { unsafe shim_futex_wake_all($0) }
     }
 

@@ -182,11 +182,13 @@ final class RunLoop {
                 isExitPending = true
                 if port == UInt16(SHIM_PORT_RETURN) { return }
                 guard port == UInt16(SHIM_PORT_HOST_CALL) else { throw portFault(port) }
+                interruptHandle.wakeSleepers()
                 try answerHostCall()
                 machine.mailbox.giveToGuest()
             case .interrupted:
                 isExitPending = false
                 if let reason = interruptHandle.pendingReason { throw Interruption(reason: reason) }
+                interruptHandle.wakeSleepers()
                 interruptHandle.countSpuriousKick()
             default:
                 throw unexpectedExit(exit)
@@ -273,7 +275,7 @@ final class RunLoop {
             try machine.virtualCPU.completePendingIO()
             isExitPending = false
         }
-        return try machine.virtualCPU.registers()
+        return try machine.registers()
     }
 
     /// The address of the guest's own code: where the library's trampoline or a thunk is at work, its caller.
