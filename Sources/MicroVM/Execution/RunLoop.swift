@@ -168,6 +168,8 @@ import SystemPackage
             case .enter: break
             case .end(let reason): throw Interruption(reason: reason)
             }
+            // Not before: a request that came during a host call is found here, and the call was there when it came.
+            currentImport = nil
             hasEnteredGuest = true
             let exit: Exit
             do throws(Errno) {
@@ -226,7 +228,6 @@ import SystemPackage
             )
         }
         machine.mailbox.setCommand(.returnResult)
-        currentImport = nil
     }
 
     // MARK: - Ends
