@@ -219,10 +219,11 @@ import SystemPackage
                 throw Misbehaviour(.invalidHostCall, message: "Import \(index) is not provided.", isInHostCall: true)
             }
         } catch let invalid as InvalidHostCallArgument {
+            let violation = invalid.error.underlyingError as? GuestPointerViolation
             throw Misbehaviour(
-                .invalidPointer,
-                address: (invalid.error.underlyingError as? GuestPointerViolation)?.address,
-                access: (invalid.error.underlyingError as? GuestPointerViolation)?.access,
+                violation == nil ? .invalidHostCall : .invalidPointer,
+                address: violation?.address,
+                access: violation?.access,
                 message: invalid.error.message,
                 isInHostCall: true
             )
