@@ -280,17 +280,16 @@ import SystemPackage
 
     /// The address of the guest's own code: where the library's trampoline or a thunk is at work, its caller.
     ///
-    /// A function that ends in a jump to an import has left nothing of itself on the stack, and the import returns to
-    /// the trampoline: then it is the function that was called.
+    /// Before the function that was called has been entered there is no caller, nor when it has ended in a jump to an
+    /// import, which then returns to the trampoline: in both cases it is that function.
     func guestCodeAddress(_ registers: GuestRegisters) -> UInt64 {
         let addressSpace = machine.memory.addressSpace
-        let trampoline = UInt64(SHIM_TRAMPOLINE)..<UInt64(SHIM_TRAMPOLINE) + AddressSpace.pageSize
-        guard (trampoline.lowerBound..<addressSpace.imageBase).contains(registers.rip),
-            let word = unsafe try? machine.memory.guestBytes(at: registers.rsp, count: 8, for: .read),
-            case let caller = unsafe word.loadUnaligned(as: UInt64.self)
-        else { return registers.rip }
-        if addressSpace.permits(.execute, address: caller, count: 1) { return caller }
-        return trampoline.contains(caller) ? calledFunction : registers.rip
+        guard (UInt64(SHIM_TRAMPOLINE)..<addressSpace.imageBase).contains(registers.rip) else { return registers.rip }
+        guard let word = unsafe try? machine.memory.guestBytes(at: registers.rsp, count: 8, for: .read),
+            case let caller = unsafe word.loadUnaligned(as: UInt64.self),
+            addressSpace.permits(.execute, address: caller, count: 1)
+        else { return calledFunction }
+        return caller
     }
 
     func symbol(at address: UInt64) -> GuestSymbol? {
