@@ -133,7 +133,9 @@ extension RunLoop {
         default:
             break
         }
-        return makeFault(misbehaviour, registers: registers, place: registers.rip, errorCode: frame.errorCode)
+        // What has turned out to be no exception of the guest's has no error code either.
+        let errorCode = misbehaviour.vector == nil ? nil : frame.errorCode
+        return makeFault(misbehaviour, registers: registers, place: registers.rip, errorCode: errorCode)
     }
 
     private static let kinds: [UInt8: GuestFault.Kind] = [

@@ -168,6 +168,8 @@ final class RunLoop {
             case .enter: break
             case .end(let reason): throw Interruption(reason: reason)
             }
+            // Not before: a request that came during a host call is found here, and the call was there when it came.
+            currentImport = nil
             hasEnteredGuest = true
             let exit: Exit
             do throws(Errno) {
@@ -219,16 +221,16 @@ final class RunLoop {
                 throw Misbehaviour(.invalidHostCall, message: "Import \(index) is not provided.", isInHostCall: true)
             }
         } catch let invalid as InvalidHostCallArgument {
+            let violation = invalid.error.underlyingError as? GuestPointerViolation
             throw Misbehaviour(
-                .invalidPointer,
-                address: (invalid.error.underlyingError as? GuestPointerViolation)?.address,
-                access: (invalid.error.underlyingError as? GuestPointerViolation)?.access,
+                violation == nil ? .invalidHostCall : .invalidPointer,
+                address: violation?.address,
+                access: violation?.access,
                 message: invalid.error.message,
                 isInHostCall: true
             )
         }
         machine.mailbox.setCommand(.returnResult)
-        currentImport = nil
     }
 
     // MARK: - Ends
@@ -279,13 +281,16 @@ final class RunLoop {
     }
 
     /// The address of the guest's own code: where the library's trampoline or a thunk is at work, its caller.
+    ///
+    /// Before the function that was called has been entered there is no caller, nor when it has ended in a jump to an
+    /// import, which then returns to the trampoline: in both cases it is that function.
     func guestCodeAddress(_ registers: GuestRegisters) -> UInt64 {
         let addressSpace = machine.memory.addressSpace
-        guard (UInt64(SHIM_TRAMPOLINE)..<addressSpace.imageBase).contains(registers.rip),
-            let word = unsafe try? machine.memory.guestBytes(at: registers.rsp, count: 8, for: .read),
+        guard (UInt64(SHIM_TRAMPOLINE)..<addressSpace.imageBase).contains(registers.rip) else { return registers.rip }
+        guard let word = unsafe try? machine.memory.guestBytes(at: registers.rsp, count: 8, for: .read),
             case let caller = unsafe word.loadUnaligned(as: UInt64.self),
             addressSpace.permits(.execute, address: caller, count: 1)
-        else { return registers.rip }
+        else { return calledFunction }
         return caller
     }
 
