@@ -36,6 +36,7 @@ let package = Package(
             name: "MicroVMCommand",
             dependencies: [
                 "MicroVM",
+                "LinuxKVM",
                 .product(name: "ArgumentParser", package: "swift-argument-parser"),
                 .product(name: "SystemPackage", package: "swift-system"),
             ],
@@ -54,7 +55,9 @@ let package = Package(
         ),
         .testTarget(
             name: "MicroVMCommandTests",
-            dependencies: ["MicroVMCommand"],
+            dependencies: [
+                "MicroVMCommand", "MicroVM", "LinuxKVM", .product(name: "SystemPackage", package: "swift-system"),
+            ],
             swiftSettings: settings,
             plugins: ["GuestImages"]
         ),

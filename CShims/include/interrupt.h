@@ -21,10 +21,10 @@ int shim_signal_maximum(void);
 // every signal that was not sent by shim_interrupt_send or by a timer of shim_timer_create. 0 or an errno.
 int shim_interrupt_install(int signal);
 
-// Begins a thread that starts with every signal blocked but `signal` and those that report the thread's own faults.
+// Begins a detached thread, named microvm-vcpu, that starts with every signal blocked but `signal` and those that report the thread's own faults.
 // 0 or an errno.
-int shim_thread_create(pthread_t *_Nonnull thread, const char *_Nonnull name, int signal,
-                       void *_Nullable (*_Nonnull start)(void *_Nullable), void *_Nullable argument);
+int shim_thread_create(pthread_t *_Nonnull thread, int signal, void *_Nullable (*_Nonnull start)(void *_Nullable),
+                       void *_Nullable argument);
 
 // Makes the calling thread the one that `target`'s signals are sent to and handled on; null ends that.
 void shim_interrupt_attach(struct shim_interrupt_target *_Nullable target);

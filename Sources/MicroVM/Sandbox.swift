@@ -32,61 +32,69 @@ public actor Sandbox {
     ///   - module: the module to run. It may be shared by any number of sandboxes.
     ///   - hostFunctions: what the module's imports stand for. Functions it does not import are ignored.
     ///   - configuration: memory and limits.
-    ///   - beforeInitializers: called on the sandbox's thread before any guest code runs, with the handle that can end
-    ///     an initialiser that does not.
+    ///   - beforeInitializers: called before any guest code runs, with the handle that can end an initialiser that does
+    ///     not end by itself.
     /// - Throws: ``SandboxError``: `.kvmUnavailable`, `.missingImports` (with the names of all of them),
     ///   `.invalidConfiguration`, `.invalidModule`, `.systemCallFailed`; and what an initialiser's call ended in.
-    public init(
+    public nonisolated init(
         _ module: GuestModule,
         hostFunctions: [HostFunction] = [],
         configuration: SandboxConfiguration = SandboxConfiguration(),
-        beforeInitializers: (@Sendable (LinuxInterruptHandle) -> Void)? = nil
+        beforeInitializers: ((LinuxInterruptHandle) -> Void)? = nil
     ) async throws {
-        let configuration = try configuration.validated()
+        try self.init(module, hostFunctions, try configuration.validated())
+        beforeInitializers?(interruptHandle)
+        if !module.initializers.isEmpty { try await runInitializers(configuration.initializerTimeLimit) }
+    }
+
+    /// Makes everything on the calling thread: only the guest itself needs its own.
+    private init(
+        _ module: GuestModule,
+        _ hostFunctions: [HostFunction],
+        _ configuration: SandboxConfiguration
+    ) throws(SandboxError) {
         let imports = try Self.resolve(module.imports, hostFunctions)
         let hypervisor = try Hypervisor.shared()
+        let portPermission = try hypervisor.portPermission()
+        let addressSpace = try AddressSpace(module.addressSpaceSizes(configuration))
         let signal = try InterruptSignal(offset: configuration.interruptSignalOffset)
         self.module = module
         interruptHandle = LinuxInterruptHandle(
-            signal: signal.number, retryDelay: configuration.interruptRetryDelay)
-        thread = try VirtualCPUThread.start(name: "microvm-vcpu", signal: signal.number)
-        try await instantiate(hypervisor, imports, configuration, beforeInitializers)
-    }
-
-    private func instantiate(
-        _ hypervisor: Hypervisor,
-        _ imports: [RunLoop.Import],
-        _ configuration: SandboxConfiguration,
-        _ beforeInitializers: (@Sendable (LinuxInterruptHandle) -> Void)?
-    ) async throws {
+            signal: signal.number,
+            retryDelay: configuration.interruptRetryDelay
+        )
         let machine = try GuestMachine(
             hypervisor,
-            addressSpace: AddressSpace(module.addressSpaceSizes(configuration)),
-            importCount: module.imports.count,
-            portPermission: hypervisor.portPermission()
+            addressSpace: addressSpace,
+            importCount: imports.count,
+            portPermission: portPermission
         )
-        let importAddresses = module.imports.indices.map { index in
-            switch imports[index] {
-            case .absent: UInt64(0)
-            case .threadLocalAddress: Trampoline.threadLocalAddress
-            case .hostFunction, .library: Trampoline.thunk(index)
+        module.load(
+            into: machine.memory,
+            importAddresses: imports.indices.map { index in
+                switch imports[index] {
+                case .absent: 0
+                case .threadLocalAddress: Trampoline.threadLocalAddress
+                case .hostFunction, .library: Trampoline.thunk(index)
+                }
             }
-        }
-        module.load(into: machine.memory, importAddresses: importAddresses)
-        let initializers = try module.initializerAddresses(in: machine.memory)
-        let runLoop = RunLoop(
+        )
+        // Last, so that it is just waking up when the first call arrives.
+        thread = try VirtualCPUThread.start(interruptHandle, signal: signal.number)
+        runLoop.value = RunLoop(
             machine: machine,
             module: module,
             imports: imports,
             interruptHandle: interruptHandle,
+            thread: thread,
             output: configuration.output
         )
-        self.runLoop.value = runLoop
-        beforeInitializers?(interruptHandle)
-        guard !initializers.isEmpty else { return }
-        try await withCallCancellation {
-            try runLoop.runInitializers(initializers, timeLimit: configuration.initializerTimeLimit)
-        }
+    }
+
+    private func runInitializers(_ timeLimit: Duration?) async throws {
+        let runLoop = try openRunLoop
+        let addresses = try module.initializerAddresses(in: runLoop.machine.memory)
+        try await withCallCancellation { try runLoop.runInitializers(addresses, timeLimit: timeLimit) }
     }
 
     /// Finds the host function for each import; all that are missing are named in one error.

@@ -1,6 +1,22 @@
 import ArgumentParser
 
-@main
+/// The command `microvm`.
 struct MicroVMCommand: AsyncParsableCommand {
-    static let configuration = CommandConfiguration(commandName: "microvm")
+    static let configuration = CommandConfiguration(
+        commandName: "microvm",
+        abstract: "Run native code in micro-VMs.",
+        discussion: """
+            A module is an ELF shared object for x86-64 without dependencies; its exported functions can be called, \
+            each run in a virtual machine of its own, without an operating system.
+
+            EXAMPLES
+              microvm doctor                          can this machine run guests?
+              microvm inspect plugin.so               what is in this module?
+              microvm run plugin.so add i64:2 i64:3   call a function
+              microvm run inflate.so gunzip file:a.gz --returns bytes > a
+
+            Shell completions: microvm --generate-completion-script bash (or zsh, or fish).
+            """,
+        subcommands: [RunCommand.self, InspectCommand.self, DoctorCommand.self]
+    )
 }

@@ -18,7 +18,7 @@ final class GuestMachine {
         _ hypervisor: Hypervisor,
         addressSpace: AddressSpace,
         importCount: Int,
-        portPermission: Hypervisor.PortPermission,
+        portPermission: HostSupport.PortPermission,
         entry: UInt64 = Trampoline.entry
     ) throws(SandboxError) {
         memory = try GuestMemory(addressSpace: addressSpace)
@@ -78,7 +78,7 @@ final class GuestMachine {
 
     /// Runs the trampoline's `out` in ring 3 with the bitmap alone: either it reaches the host, or it takes the
     /// privilege level.
-    static func probePortPermission(of hypervisor: Hypervisor) throws(SandboxError) -> Hypervisor.PortPermission {
+    static func probePortPermission(of hypervisor: Hypervisor) throws(SandboxError) -> HostSupport.PortPermission {
         let page = AddressSpace.pageSize
         let sizes = AddressSpace.Sizes(importCount: 0, stackSize: page, arenaSize: page, memoryLimit: 3 * page)
         let machine = try GuestMachine(

@@ -4,22 +4,11 @@ import SystemPackage
 
 /// What all sandboxes of a process share: `/dev/kvm`, opened once, and what was found out about it.
 final class Hypervisor: Sendable {
-    /// How ring 3 gets at the library's ports.
-    enum PortPermission: String, Sendable {
-        /// The bitmap of the task state segment permits them and no others.
-        case bitmap
-        /// The privilege level in RFLAGS permits all ports; the host refuses the others.
-        case privilegeLevel
-
-        /// RFLAGS for ring 3: the reserved bit that is always set, and IOPL 3 where it is needed.
-        var flags: UInt64 { self == .bitmap ? 0x2 : 0x3002 }
-    }
-
     let kvm: KVM
     let features: ProcessorFeatures
     let virtualCPUMappingSize: Int
     let sharesRegisters: Bool
-    private let known = Mutex<(portPermission: PortPermission?, registers: SpecialRegisters?)>((nil, nil))
+    private let known = Mutex<(portPermission: HostSupport.PortPermission?, registers: SpecialRegisters?)>((nil, nil))
 
     private static let opened = Mutex<Hypervisor?>(nil)
 
@@ -74,7 +63,7 @@ final class Hypervisor: Sendable {
     }
 
     /// How ring 3 gets at the library's ports on this KVM: tried once in a process, with a guest of one instruction.
-    func portPermission() throws(SandboxError) -> PortPermission {
+    func portPermission() throws(SandboxError) -> HostSupport.PortPermission {
         if let permission = known.withLock({ $0.portPermission }) { return permission }
         let permission = try GuestMachine.probePortPermission(of: self)
         known.withLock { $0.portPermission = permission }

@@ -4,9 +4,9 @@ import SystemPackage
 
 /// Carries guest calls out: enters the guest, answers its exits, and ends the call one way or the other.
 ///
-/// Used on the virtual CPU's thread only. A call is: ``beginCall(timeLimit:)``, arguments through ``argumentWriter()``,
+/// Used on the virtual CPU's thread only, once it has been made. A call is: ``beginCall(timeLimit:)``, arguments through ``argumentWriter()``,
 /// ``run(function:arguments:)``, the result through ``resultReader()``, ``endCall()``.
-@safe final class RunLoop {
+final class RunLoop {
     /// What an import is answered with.
     enum Import {
         case hostFunction(HostFunction)
@@ -22,8 +22,7 @@ import SystemPackage
     let interruptHandle: LinuxInterruptHandle
     let output: SandboxConfiguration.Output
     private let imports: [Import]
-    /// The mark of the thread this object was made on.
-    private let threadOwner = unsafe shim_thread_owner()
+    private let thread: VirtualCPUThread
 
     /// Why the memory may be inconsistent, once a call has ended half way.
     private(set) var poison: String?
@@ -45,15 +44,16 @@ import SystemPackage
         module: GuestModule,
         imports: [Import],
         interruptHandle: LinuxInterruptHandle,
+        thread: VirtualCPUThread,
         output: SandboxConfiguration.Output
     ) {
         self.machine = machine
         self.module = module
         self.imports = imports
         self.interruptHandle = interruptHandle
+        self.thread = thread
         self.output = output
         arenaPosition = machine.memory.addressSpace.arena.lowerBound
-        interruptHandle.attach()
         unsafe interruptHandle.setImmediateExit(machine.virtualCPU.immediateExit)
     }
 
@@ -64,7 +64,7 @@ import SystemPackage
     }
 
     /// Traps on any thread but the virtual CPU's: signals would be sent to the wrong one.
-    func assertOnThread() { precondition(unsafe threadOwner == shim_thread_owner(), "not on the virtual CPU's thread") }
+    func assertOnThread() { thread.checkIsolated() }
 
     // MARK: - One call
 

@@ -24,7 +24,10 @@ import SystemPackage
     /// the thread's end, because the thread holds this object.
     private nonisolated(unsafe) let wakeUps: UnsafeMutablePointer<Atomic<UInt32>>
 
-    private init() {
+    private let interruptHandle: LinuxInterruptHandle
+
+    private init(_ interruptHandle: LinuxInterruptHandle) {
+        self.interruptHandle = interruptHandle
         unsafe wakeUps = .allocate(capacity: 1)
         unsafe wakeUps.initialize(to: Atomic(0))
         queue.withLock { $0.work.reserveCapacity(8) }
@@ -35,14 +38,12 @@ import SystemPackage
         unsafe wakeUps.deallocate()
     }
 
-    /// Begins a thread that lets `signal` through and no other asynchronous signal.
-    static func start(name: String, signal: Int32) throws(SandboxError) -> VirtualCPUThread {
-        let thread = VirtualCPUThread()
+    /// Begins a thread that the handle's kicks are sent to, and that lets `signal` through and no other asynchronous one.
+    static func start(_ interruptHandle: LinuxInterruptHandle, signal: Int32) throws(SandboxError) -> VirtualCPUThread {
+        let thread = VirtualCPUThread(interruptHandle)
         var handle = pthread_t()
         let retained = unsafe Unmanaged.passRetained(thread)
-        // The kernel keeps 15 bytes of a name.
-        let shortName = String(name.unicodeScalars.prefix(15).filter(\.isASCII).map(Character.init))
-        let code = unsafe shim_thread_create(&handle, shortName, signal, threadMain, retained.toOpaque())
+        let code = unsafe shim_thread_create(&handle, signal, threadMain, retained.toOpaque())
         guard code == 0 else {
             unsafe retained.release()
             throw SandboxError(
@@ -102,6 +103,7 @@ import SystemPackage
 
     fileprivate func main() {
         unsafe shim_thread_set_owner(mark)
+        interruptHandle.attach()
         var batch: [Work] = []
         batch.reserveCapacity(8)
         while true {

@@ -30,6 +30,11 @@ extension GuestModule {
         public let isWeak: Bool
         /// What the module says it is. A variable is always weak here, and always null: only functions are imported.
         public let kind: SymbolKind
+
+        /// Whether the library itself provides it, so that no host function is needed for it, nor possible.
+        public var isProvidedByLibrary: Bool { kind != .object && LibraryFunction.provides(name) }
+        /// Whether a sandbox cannot be made without a host function of this name.
+        public var needsHostFunction: Bool { kind != .object && !isWeak && !isProvidedByLibrary }
     }
 
     /// What the guest may do with memory.
@@ -96,6 +101,9 @@ extension GuestModule {
         public let arrayAddress: UInt64
         /// The number of entries in that array.
         public let arrayCount: Int
+
+        /// Whether there is nothing to run.
+        public var isEmpty: Bool { function == nil && arrayCount == 0 }
     }
 
     /// A range of pages of the image and what the guest may do there.

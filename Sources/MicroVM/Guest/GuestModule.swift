@@ -81,7 +81,9 @@ public final class GuestModule: Sendable {
     }
 
     /// The export of that name, in constant time and without allocating.
-    func export(named name: String) -> Export? {
+    ///
+    /// Names are the same if their bytes are.
+    public func export(named name: String) -> Export? {
         exportIndices[SymbolName(name)].map { exports[$0] }
     }
 

@@ -37,7 +37,8 @@ struct ProcessorFeatures: Sendable {
             default:
                 break
             }
-            entries.append(entry)
+            // A leaf that is absent reads as zeros, and each one that is there costs time with every virtual CPU.
+            if entry.eax | entry.ebx | entry.ecx | entry.edx != 0 { entries.append(entry) }
         }
         func leaf(_ function: UInt32, _ index: UInt32 = 0) -> CPUIDEntry? {
             entries.first { $0.function == function && $0.index == index }

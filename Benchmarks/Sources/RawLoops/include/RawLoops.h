@@ -48,4 +48,8 @@ int raw_kill_latency(raw_machine *machine, uint64_t *samples, size_t count);
 /// One round trip between two threads that sleep on a futex in turn.
 int raw_thread_handoff(uint64_t *samples, size_t count);
 
+/// One guest call of `add` that a thread hands to the virtual CPU's thread and sleeps for, on a futex. Each of the two
+/// sleeps while the other works, long enough for an idle processor to need waking: what a bare hand-off never shows.
+int raw_guest_call_hop(raw_machine *machine, uint64_t *samples, size_t count);
+
 #endif

@@ -1,0 +1,154 @@
+import ArgumentParser
+import Glibc
+import MicroVM
+
+/// `microvm run`.
+struct RunCommand: AsyncParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "run",
+        abstract: "Call a function of a module in a micro-VM.",
+        discussion: """
+            The result goes to standard output, and so does what the guest writes there. Arguments and result are as \
+            the function is declared in C; the types on the command line must match it, since nothing in a module says \
+            what they are.
+
+            ARGUMENTS
+              i8 u8 i16 u16 i32 u32 i64 u64   integers: i32:-2, u64:0xff
+              f32 f64                         floating point: f64:1.5
+              bool                            bool:true, bool:false
+              string                          pointer and length of its UTF-8: string:hello
+              file:PATH                       pointer and length of a file's bytes
+              stdin:                          the same of standard input
+
+            EXAMPLES
+              microvm run arithmetic.so add i64:2 i64:-3
+              microvm run arithmetic.so add_f64 f64:1.5 f64:2.25 --returns f64
+              microvm run hello.so greet string:Ada --returns void
+              microvm run inflate.so gunzip file:words.gz --returns bytes > words
+              gzip -c words | microvm run inflate.so gunzip stdin: --returns bytes | head
+              microvm run spin.so spin --time-limit 500ms --json
+
+            With --json one object goes to standard output: outcome (returned, fault, abort, timeLimitExceeded, \
+            interrupted or error), exitStatus, result (bytes in Base64), durationMicroseconds, and fault, interruption \
+            or error. What the guest writes to standard output then goes to standard error.
+
+            Ctrl-C ends the guest and says where it was; a second one ends the command at once.
+
+            EXIT STATUS
+            \(ExitStatus.table(ExitStatus.allCases))
+            """
+    )
+
+    @Argument(help: "The module, an ELF shared object.", completion: .file(extensions: ["so"]))
+    var module: String
+
+    @Argument(help: "The name of a function that the module exports.")
+    var function: String
+
+    @Argument(
+        help: ArgumentHelp("An argument of the function.", valueName: "type:value"),
+        transform: ArgumentSpecification.init(parsing:)
+    )
+    var arguments: [ArgumentSpecification] = []
+
+    @Option(
+        help: ArgumentHelp(
+            "What the function returns: \(ResultType.names.joined(separator: ", ")). i64 unless given.",
+            valueName: "type"
+        ),
+        completion: .list(ResultType.names),
+        transform: ResultType.init(parsing:)
+    )
+    var returns = ResultType.value(.i64)
+
+    @Option(
+        help: ArgumentHelp(
+            "How long the guest may run, the module's initialisers included, such as 500ms or 2s.",
+            valueName: "time"
+        ),
+        transform: TimeSpan.init(parsing:)
+    )
+    var timeLimit: TimeSpan?
+
+    @Option(
+        help: ArgumentHelp(
+            """
+            The guest's memory: image, stack, arguments and heap. 64MiB unless given, or as much more as leaves 32MiB \
+            for the heap.
+            """,
+            valueName: "size"
+        ),
+        transform: ByteCount.init(parsing:)
+    )
+    var memory: ByteCount?
+
+    @Option(
+        help: ArgumentHelp("The guest's stack; 1MiB unless given.", valueName: "size"),
+        transform: ByteCount.init(parsing:)
+    )
+    var stack: ByteCount?
+
+    @Flag(help: "Report the end of the run as one JSON object on standard output.")
+    var json = false
+
+    func validate() throws {
+        guard arguments.count(where: \.isStandardInput) <= 1 else {
+            throw ValidationError("stdin: can be given only once: there is only one standard input.")
+        }
+    }
+
+    func run() async throws {
+        let ending = await ending()
+        let report = RunReport(ending, module: module, function: function, returns: returns)
+        if json {
+            try StandardStream.output.writeJSON(report)
+        } else if case .returned(let result, _) = ending {
+            StandardStream.output.write(result.output)
+        } else {
+            StandardStream.error.write(report.text)
+        }
+        throw ExitCode(report.exitStatus)
+    }
+
+    private func ending() async -> RunEnding {
+        // Until the guest runs there is nothing to kill, and reading may take for ever; so may writing, afterwards.
+        let leave: @Sendable () -> Void = {
+            StandardStream.error.write("Interrupted.\n")
+            _exit(ExitStatus.interrupted.rawValue)
+        }
+        TerminationSignals.shared.handle(by: leave)
+        defer { TerminationSignals.shared.handle(by: leave) }
+        let run: GuestRun
+        do {
+            run = try prepare()
+        } catch {
+            return .failed(error)
+        }
+        let task = Task { await run.ending() }
+        TerminationSignals.shared.handle { task.cancel() }
+        return await task.value
+    }
+
+    /// Checks all that can be checked before anything is read, and then reads the arguments.
+    private func prepare() throws(CommandFailure) -> GuestRun {
+        let module = try ModuleFile.load(module)
+        try module.checkFunction(function)
+        try module.checkImports()
+        let limit = memory.map { min($0.bytes, MemoryPlan.greatest) } ?? MemoryPlan.usualArguments
+        let arguments = try ArgumentBytes(reading: arguments, limit: limit)
+        return GuestRun(
+            module: module,
+            function: function,
+            arguments: arguments.values,
+            returns: returns,
+            memory: try MemoryPlan(
+                image: module.imageSize,
+                arguments: arguments.arenaSize,
+                memory: memory,
+                stack: stack
+            ),
+            timeLimit: timeLimit?.duration,
+            keepsStandardOutputFree: json
+        )
+    }
+}

@@ -1,0 +1,88 @@
+import ArgumentParser
+import MicroVM
+
+/// How a run ended, as one JSON object.
+struct RunReport: Encodable {
+    /// The ways in which a run ends.
+    enum Outcome: String, Encodable {
+        case returned, fault, abort, timeLimitExceeded, interrupted, error
+    }
+
+    /// Where a call was when it was ended from outside.
+    struct Interruption: Encodable {
+        var instructionPointer: String
+        var symbol: FaultReport.Place?
+        var hostFunction: String?
+        var registers: [String: String]
+    }
+
+    /// What was wrong before or after the guest ran.
+    struct Problem: Encodable {
+        var code: String
+        var message: String
+    }
+
+    var module: String
+    var function: String
+    var returns: String
+    var outcome: Outcome
+    var exitStatus: Int32
+    var result: GuestResult?
+    /// How long the guest was at work, initialisers included.
+    var durationMicroseconds: Double?
+    var fault: FaultReport?
+    var interruption: Interruption?
+    var error: Problem?
+
+    /// The same for people, for standard error; empty when the function returned.
+    private(set) var text = ""
+
+    private enum CodingKeys: String, CodingKey {
+        case module, function, returns, outcome, exitStatus, result, durationMicroseconds, fault, interruption, error
+    }
+
+    init(_ ending: RunEnding, module: String, function: String, returns: ResultType) {
+        self.module = module
+        self.function = function
+        self.returns = returns.name
+        switch ending {
+        case .returned(let result, let duration):
+            (outcome, exitStatus) = (.returned, ExitStatus.success.rawValue)
+            self.result = result
+            durationMicroseconds = TimeSpan(duration).microseconds
+        case .fault(let fault, let duration):
+            let isAbort = fault.kind == .abort
+            outcome = isAbort ? .abort : .fault
+            exitStatus = (isAbort ? ExitStatus.abort : .fault).rawValue
+            self.fault = FaultReport(fault)
+            durationMicroseconds = TimeSpan(duration).microseconds
+            text = FaultReport.text(fault)
+        case .ended(let reason, let interruption, let duration):
+            outcome = reason == .timeLimit ? .timeLimitExceeded : .interrupted
+            exitStatus = reason.rawValue
+            durationMicroseconds = TimeSpan(duration).microseconds
+            self.interruption = interruption.map {
+                Interruption(
+                    instructionPointer: $0.instructionPointer.hexadecimal,
+                    symbol: $0.symbol.map(FaultReport.Place.init),
+                    hostFunction: $0.hostFunction,
+                    registers: RegisterTable($0.registers).byName
+                )
+            }
+            let what = reason == .timeLimit ? "Time limit exceeded" : "Interrupted"
+            var text = "\(what) after \(TimeSpan(duration))"
+            if let interruption {
+                text += ", at \(GuestPlace.text(interruption.symbol, interruption.instructionPointer))"
+                if let function = interruption.hostFunction { text += ", in the host function \(function.printable)" }
+            } else {
+                text += ", before the guest began"
+            }
+            self.text = text + ".\n"
+        case .failed(let failure):
+            outcome = .error
+            exitStatus = failure.status.rawValue
+            error = Problem(code: failure.code, message: failure.message)
+            text = "Error: \(failure.message)\n"
+        }
+    }
+}

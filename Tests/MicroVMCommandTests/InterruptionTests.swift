@@ -1,0 +1,93 @@
+import Foundation
+import Testing
+
+@Suite(.timeLimit(.minutes(2)))
+struct InterruptionTests {
+    /// Resets what the tests' own launcher may have had ignored, then becomes the command.
+    private static let launcher = "/usr/bin/env"
+    private static func arguments(_ command: [String]) -> [String] {
+        ["--default-signal=INT,TERM", CommandRun.executable.path] + command
+    }
+
+    @Test(
+        .requiresKVM,
+        arguments: [(SIGINT, "spin"), (SIGTERM, "spin"), (SIGINT, "spin_with_host_calls"), (SIGINT, "spin_and_count")]
+    )
+    func `a signal ends the guest and tells where it was`(signal: Int32, function: String) async throws {
+        let run = try await CommandRun.microvm(
+            Self.arguments(["run", CommandRun.guest("spin"), function, "--returns", "void"]),
+            program: Self.launcher
+        ) { process in
+            usleep(700_000)
+            kill(process, signal)
+        }
+        #expect(run.status == 130)
+        #expect(run.error.hasPrefix("Interrupted after "))
+        #expect(run.error.contains(", at \(function)"))
+        #expect(run.outputText == "")
+    }
+
+    @Test(.requiresKVM)
+    func `an interruption while initialising is an object in JSON`() async throws {
+        let run = try await CommandRun.microvm(
+            Self.arguments(["run", CommandRun.guest("spin_in_initializer"), "answer", "--json"]),
+            program: Self.launcher
+        ) { process in
+            usleep(700_000)
+            kill(process, SIGINT)
+        }
+        #expect(run.status == 130)
+        let json = try run.json()
+        #expect(json["outcome"] as? String == "interrupted")
+        #expect(json["exitStatus"] as? Int == 130)
+        #expect(try #require(json["durationMicroseconds"] as? Double) > 0)
+        let symbol = (json["interruption"] as? [String: Any])?["symbol"] as? [String: Any]
+        #expect(symbol?["name"] as? String == "spin_while_loading")
+    }
+
+    @Test func `a signal ends a command that waits for standard input`() async throws {
+        let run = try await CommandRun.microvm(
+            ["-c", "sleep 5 | \"$@\"", "sh"] + [Self.launcher]
+                + Self.arguments(["run", CommandRun.guest("echo"), "byte_length", "stdin:"]),
+            program: "/bin/bash"
+        ) { shell in
+            usleep(700_000)
+            for child in children(of: shell) { kill(child, child.isMicroVM ? SIGINT : SIGKILL) }
+        }
+        #expect(run.status == 130)
+        #expect(run.duration < .seconds(4))
+    }
+
+    @Test(.requiresKVM)
+    func `a second signal ends the command at once, whatever it waits for`() async throws {
+        // The guest's output fills the pipe, so that the host call cannot return.
+        let run = try await CommandRun.microvm(
+            ["-c", "\"$@\" | sleep 30; exit ${PIPESTATUS[0]}", "sh"] + [Self.launcher]
+                + Self.arguments(["run", CommandRun.guest("memory"), "print_long_line", "i32:100000000"]),
+            program: "/bin/bash"
+        ) { shell in
+            usleep(1_500_000)
+            let children = children(of: shell)
+            for child in children where child.isMicroVM { kill(child, SIGINT) }
+            usleep(500_000)
+            for child in children where child.isMicroVM { kill(child, SIGTERM) }
+            usleep(500_000)
+            for child in children where !child.isMicroVM { kill(child, SIGKILL) }
+        }
+        #expect(run.status == 128 + SIGTERM)
+        #expect(run.duration < .seconds(20))
+    }
+}
+
+extension pid_t {
+    /// Whether the process is the command, and not what it is connected with.
+    fileprivate var isMicroVM: Bool {
+        (try? String(contentsOfFile: "/proc/\(self)/comm", encoding: .utf8)) == "microvm\n"
+    }
+}
+
+/// The processes that a process has begun.
+private func children(of process: pid_t) -> [pid_t] {
+    let list = try? String(contentsOfFile: "/proc/\(process)/task/\(process)/children", encoding: .utf8)
+    return (list ?? "").split(separator: " ").compactMap { pid_t($0) }
+}
