@@ -22,8 +22,8 @@ import Synchronization
     }
 
     /// Why a call is being ended.
-    enum Reason: UInt8 {
-        case none, killed, taskCancelled, timeLimit
+    enum Reason {
+        case killed, taskCancelled, timeLimit
     }
 
     /// Bits of the state byte.
@@ -38,14 +38,16 @@ import Synchronization
         static let stop: UInt8 = 1 << 3
         /// A top-level call is under way.
         static let inCall: UInt8 = 1 << 4
+        /// The task that awaits the call under way has been cancelled: CANCEL, for another reason.
+        static let taskCancelled: UInt8 = 1 << 5
 
-        static let requests = cancel | debugInterrupt | stop
+        static let ends = cancel | taskCancelled
+        static let requests = ends | debugInterrupt | stop
     }
 
     private static let sendersClosed: UInt32 = 1 << 31
 
     private let state = Atomic<UInt8>(0)
-    private let reason = Atomic<UInt8>(Reason.none.rawValue)
     /// How often the virtual CPU has left the guest while somebody waited for that: what killers sleep on.
     private nonisolated(unsafe) let departures: UnsafeMutablePointer<Atomic<UInt32>>
     /// How many threads sleep, or are about to, until the virtual CPU has left the guest.
@@ -91,16 +93,17 @@ import Synchronization
     /// ``SandboxError/Code/killed``, and the sandbox is poisoned. Without a call under way nothing happens, and nothing
     /// will happen to the next one.
     @discardableResult
-    public func kill() -> KillOutcome { interrupt(.killed) }
+    public func kill() -> KillOutcome { interrupt(Bit.cancel) }
+
+    /// Ends the call under way for the task that awaits it.
+    func cancelForTask() { interrupt(Bit.taskCancelled) }
 
     @discardableResult
-    func interrupt(_ reason: Reason) -> KillOutcome {
+    private func interrupt(_ request: UInt8) -> KillOutcome {
         guard registerSender() else { return .dropped }
         defer { unregisterSender() }
-        // Relaxed: published by the read-modify-write of `state` below. The first reason stays.
-        _ = self.reason.compareExchange(expected: Reason.none.rawValue, desired: reason.rawValue, ordering: .relaxed)
         // Acquiring and releasing; partners are `enter` (one of the two sees the other's bit) and `beginCall`.
-        let before = state.bitwiseOr(Bit.cancel, ordering: .acquiringAndReleasing).oldValue
+        let before = state.bitwiseOr(request, ordering: .acquiringAndReleasing).oldValue
         guard before & Bit.running != 0 else { return before & Bit.inCall != 0 ? .pending : .notRunning }
         kickUntilOut()
         return .signalled
@@ -172,11 +175,19 @@ import Synchronization
     /// A top-level call begins: requests that were made for earlier ones are over.
     func beginCall() {
         unsafe shim_deadline_set(target, false)
-        reason.store(Reason.none.rawValue, ordering: .relaxed)
-        // Two steps, so that a kill that falls between them hits this call: it began with the first.
+        // In one step: a kill comes either before it, finds no call and ends none, or after it, and ends this one.
         // Acquiring and releasing: partner of `interrupt`.
-        state.bitwiseAnd(~Bit.cancel, ordering: .acquiringAndReleasing)
-        state.bitwiseOr(Bit.inCall, ordering: .acquiringAndReleasing)
+        var seen = state.load(ordering: .relaxed)
+        while true {
+            let begun = seen & ~Bit.ends | Bit.inCall
+            let (exchanged, original) = state.compareExchange(
+                expected: seen,
+                desired: begun,
+                ordering: .acquiringAndReleasing
+            )
+            if exchanged { return }
+            seen = original
+        }
     }
 
     /// The top-level call is over, however it ended.
@@ -192,9 +203,9 @@ import Synchronization
         if unsafe shim_deadline_passed(target) { return .end(.timeLimit) }
         // Acquiring and releasing: partner of `interrupt`.
         let before = state.bitwiseOr(Bit.running, ordering: .acquiringAndReleasing).oldValue
-        if before & Bit.cancel != 0 {
+        if let reason = Self.reason(before) {
             leave()
-            return .end(requestedReason)
+            return .end(reason)
         }
         return .enter
     }
@@ -219,13 +230,12 @@ import Synchronization
     var pendingReason: Reason? {
         if unsafe shim_deadline_passed(target) { return .timeLimit }
         // Acquiring: partner of `interrupt`.
-        return state.load(ordering: .acquiring) & Bit.cancel != 0 ? requestedReason : nil
+        return Self.reason(state.load(ordering: .acquiring))
     }
 
-    private var requestedReason: Reason {
-        let reason = Reason(rawValue: reason.load(ordering: .relaxed)) ?? .none
-        // A kill from before this call whose bit was set after it began has had its reason cleared.
-        return reason == .none ? .killed : reason
+    private static func reason(_ state: UInt8) -> Reason? {
+        if state & Bit.cancel != 0 { return .killed }
+        return state & Bit.taskCancelled != 0 ? .taskCancelled : nil
     }
 
     /// KVM_RUN was interrupted and nobody had asked for it.

@@ -92,7 +92,7 @@ final class RunLoop {
             isTimerArmed = true
         }
         // A cancellation from before this beginning found nothing to end; one from now on does.
-        if Task.isCancelled { interruptHandle.interrupt(.taskCancelled) }
+        if Task.isCancelled { interruptHandle.cancelForTask() }
     }
 
     func endCall() {
@@ -257,7 +257,7 @@ final class RunLoop {
         )
         let (code, what): (SandboxError.Code, String) =
             switch reason {
-            case .none, .killed: (.killed, "was killed")
+            case .killed: (.killed, "was killed")
             case .taskCancelled: (.taskCancelled, "was ended because the task that awaited it was cancelled")
             case .timeLimit: (.timeLimitExceeded, "was ended because its time limit had passed")
             }
