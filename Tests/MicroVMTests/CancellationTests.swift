@@ -89,7 +89,7 @@ import Testing
 
     @Test func `the reason of the one who came first stays`() async throws {
         let guest = try await SpinningGuest()
-        #expect(await onThread { guest.handle.interrupt(.taskCancelled) } == .signalled)
+        #expect(await onThread { guest.handle.cancelForTask() } == .signalled)
         guest.handle.kill()
         #expect(await guest.call.value?.code == .taskCancelled)
     }

@@ -96,17 +96,32 @@ import Synchronization
     public func kill() -> KillOutcome { interrupt(Bit.cancel) }
 
     /// Ends the call under way for the task that awaits it.
-    func cancelForTask() { interrupt(Bit.taskCancelled) }
-
     @discardableResult
+    func cancelForTask() -> KillOutcome { interrupt(Bit.taskCancelled) }
+
     private func interrupt(_ request: UInt8) -> KillOutcome {
         guard registerSender() else { return .dropped }
         defer { unregisterSender() }
-        // Acquiring and releasing; partners are `enter` (one of the two sees the other's bit) and `beginCall`.
-        let before = state.bitwiseOr(request, ordering: .acquiringAndReleasing).oldValue
+        // Acquiring and releasing; partners are `enter` (one of the two sees the other's bit) and `beginCall`. The
+        // request of whoever came first stays, so that the call ends for one reason.
+        let before = update { $0 & Bit.ends == 0 ? $0 | request : $0 }
         guard before & Bit.running != 0 else { return before & Bit.inCall != 0 ? .pending : .notRunning }
         kickUntilOut()
         return .signalled
+    }
+
+    /// Changes the state byte in one step, acquiring and releasing, and tells what it was before.
+    private func update(_ change: (UInt8) -> UInt8) -> UInt8 {
+        var seen = state.load(ordering: .relaxed)
+        while true {
+            let (exchanged, original) = state.compareExchange(
+                expected: seen,
+                desired: change(seen),
+                ordering: .acquiringAndReleasing
+            )
+            if exchanged { return original }
+            seen = original
+        }
     }
 
     /// Kicks until the virtual CPU is out of the guest, or in it for a later call that nobody wants to end.
@@ -177,17 +192,7 @@ import Synchronization
         unsafe shim_deadline_set(target, false)
         // In one step: a kill comes either before it, finds no call and ends none, or after it, and ends this one.
         // Acquiring and releasing: partner of `interrupt`.
-        var seen = state.load(ordering: .relaxed)
-        while true {
-            let begun = seen & ~Bit.ends | Bit.inCall
-            let (exchanged, original) = state.compareExchange(
-                expected: seen,
-                desired: begun,
-                ordering: .acquiringAndReleasing
-            )
-            if exchanged { return }
-            seen = original
-        }
+        _ = update { $0 & ~Bit.ends | Bit.inCall }
     }
 
     /// The top-level call is over, however it ended.
