@@ -149,6 +149,9 @@ int strcmp(const char *left, const char *right) {
     return strncmp(left, right, SIZE_MAX);
 }
 
+/* There is one locale, and its order is that of the bytes. */
+int strcoll(const char *left, const char *right) { return strcmp(left, right); }
+
 int strncmp(const char *left, const char *right, size_t limit) {
     for (; limit; limit--, left++, right++) {
         uint8_t a = (uint8_t)*left, b = (uint8_t)*right;

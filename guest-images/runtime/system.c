@@ -31,6 +31,12 @@ int remove(const char *path) { return (void)path, (int)unavailable(); }
 int unlink(const char *path) { return (void)path, (int)unavailable(); }
 FILE *fopen(const char *path, const char *mode) { return (void)path, (void)mode, unavailable(), NULL; }
 FILE *fopen64(const char *path, const char *mode) { return (void)path, (void)mode, unavailable(), NULL; }
+FILE *freopen(const char *path, const char *mode, FILE *file) {
+    return (void)path, (void)mode, (void)file, unavailable(), NULL;
+}
+FILE *freopen64(const char *path, const char *mode, FILE *file) {
+    return (void)path, (void)mode, (void)file, unavailable(), NULL;
+}
 FILE *fdopen(int file, const char *mode) { return (void)file, (void)mode, unavailable(), NULL; }
 
 void *mmap(void *address, size_t length, int protection, int flags, int file, long offset) {
