@@ -106,7 +106,9 @@ public actor Sandbox {
         for function in hostFunctions {
             guard !LibraryFunction.provides(function.name), !function.name.hasPrefix("microvm_") else {
                 throw SandboxError(
-                    .invalidArgument, "The name \(function.name) belongs to the library; choose another one.")
+                    .invalidArgument,
+                    "The name \(function.name) belongs to the library; choose another one."
+                )
             }
             guard byName.updateValue(function, forKey: function.name) == nil else {
                 throw SandboxError(.invalidArgument, "There are two host functions with the name \(function.name).")

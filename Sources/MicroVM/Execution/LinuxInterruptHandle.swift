@@ -146,7 +146,8 @@ import Synchronization
 
     /// Tells where `kvm_run.immediate_exit` is. It must stay mapped until ``close()`` has returned.
     func setImmediateExit(_ byte: UnsafePointer<Atomic<UInt8>>) {
-        unsafe target.pointee.immediate_exit = UnsafeMutableRawPointer(mutating: byte).assumingMemoryBound(to: UInt8.self)
+        let address = unsafe UnsafeMutableRawPointer(mutating: byte)
+        unsafe target.pointee.immediate_exit = address.assumingMemoryBound(to: UInt8.self)
     }
 
     /// Turns away new senders, waits for those that are there, and ends the attachment. The thread's last act.
