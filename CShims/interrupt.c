@@ -5,6 +5,7 @@
 #include <linux/futex.h>
 #include <sched.h>
 #include <signal.h>
+#include <stdlib.h>
 #include <stdatomic.h>
 #include <string.h>
 #include <sys/prctl.h>
@@ -69,6 +70,34 @@ int shim_interrupt_install(int signal) {
     return result;
 }
 
+// What a new thread needs to know before it is the caller's.
+struct thread_start {
+    void *(*start)(void *);
+    void *argument;
+    cpu_set_t processors;
+    bool has_processors;
+};
+
+static void *begin_thread(void *argument) {
+    struct thread_start start = *(struct thread_start *)argument;
+    free(argument);
+    if (start.has_processors) sched_setaffinity(0, sizeof start.processors, &start.processors);
+    // By the thread itself this is one cheap system call; by its creator it would be three on a file.
+    prctl(PR_SET_NAME, "microvm-vcpu");
+    return start.start(start.argument);
+}
+
+// A thread begins on its creator's processor, and may then go where the creator may. Left to itself the kernel puts it
+// on an idle one, where it stays: and each call would have to wake that processor first, and each return the other.
+static void begin_here(pthread_attr_t *attributes, struct thread_start *start) {
+    int here = sched_getcpu();
+    if (here < 0 || here >= CPU_SETSIZE || sched_getaffinity(0, sizeof start->processors, &start->processors)) return;
+    cpu_set_t only;
+    CPU_ZERO(&only);
+    CPU_SET(here, &only);
+    start->has_processors = !pthread_attr_setaffinity_np(attributes, sizeof only, &only);
+}
+
 int shim_thread_create(pthread_t *thread, int signal, void *(*start)(void *), void *argument) {
     // Faults of the host's own code keep their signals: blocking them would only turn a crash report into silence.
     static const int faults[] = {SIGSEGV, SIGBUS, SIGILL, SIGFPE, SIGTRAP, SIGABRT, SIGSYS};
@@ -76,13 +105,21 @@ int shim_thread_create(pthread_t *thread, int signal, void *(*start)(void *), vo
     sigfillset(&mask);
     for (unsigned i = 0; i < sizeof faults / sizeof *faults; i++) sigdelset(&mask, faults[i]);
     sigdelset(&mask, signal);
+    struct thread_start *block = malloc(sizeof *block);
+    if (!block) return ENOMEM;
+    *block = (struct thread_start){.start = start, .argument = argument};
     pthread_attr_t attributes;
     int result = pthread_attr_init(&attributes);
-    if (result) return result;
-    result = pthread_attr_setsigmask_np(&attributes, &mask);
-    if (!result) result = pthread_attr_setdetachstate(&attributes, PTHREAD_CREATE_DETACHED);
-    if (!result) result = pthread_create(thread, &attributes, start, argument);
-    pthread_attr_destroy(&attributes);
+    if (!result) {
+        result = pthread_attr_setsigmask_np(&attributes, &mask);
+        if (!result) result = pthread_attr_setdetachstate(&attributes, PTHREAD_CREATE_DETACHED);
+        if (!result) {
+            begin_here(&attributes, block);
+            result = pthread_create(thread, &attributes, begin_thread, block);
+        }
+        pthread_attr_destroy(&attributes);
+    }
+    if (result) free(block);
     return result;
 }
 
@@ -150,11 +187,7 @@ void shim_futex_wait(const uint32_t *word, uint32_t expected, uint64_t nanosecon
 
 void shim_futex_wake_all(const uint32_t *word) { syscall(SYS_futex, word, FUTEX_WAKE_PRIVATE, INT32_MAX); }
 
-void shim_thread_set_owner(const void *owner) {
-    thread_owner = owner;
-    // By the thread itself this is one cheap system call; by its creator it would be three on a file.
-    prctl(PR_SET_NAME, "microvm-vcpu");
-}
+void shim_thread_set_owner(const void *owner) { thread_owner = owner; }
 const void *shim_thread_owner(void) { return thread_owner; }
 
 void shim_thread_yield(void) { sched_yield(); }

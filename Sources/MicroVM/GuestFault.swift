@@ -38,7 +38,7 @@ public struct GuestFault: Sendable, Hashable {
         case processorException
         /// The guest ended itself through `microvm_abort`; ``GuestFault/message`` is what it said.
         case abort
-        /// The guest called an import in a way that no import thunk does.
+        /// The guest called an import that there is not, or with a value that its parameter's type does not allow.
         case invalidHostCall
         /// The guest gave a host function a pointer that is not its own.
         case invalidPointer

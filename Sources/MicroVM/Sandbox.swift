@@ -320,7 +320,7 @@ public actor Sandbox {
             runLoop.value?.assertOnThread()
             return try operation()
         } onCancel: {
-            interruptHandle.interrupt(.taskCancelled)
+            interruptHandle.cancelForTask()
         }
     }
 

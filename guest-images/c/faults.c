@@ -7,7 +7,10 @@ uint64_t read_address(uint64_t address) { return *(volatile uint64_t *)address; 
 uint8_t read_byte(uint64_t address) { return *(volatile uint8_t *)address; }
 void write_address(uint64_t address, uint64_t value) { *(volatile uint64_t *)address = value; }
 void write_byte(uint64_t address, uint8_t value) { *(volatile uint8_t *)address = value; }
-void execute_address(uint64_t address) { ((void (*)(void))address)(); }
+void execute_address(uint64_t address) {
+    __asm__("" : "+r"(address)); /* the compiler must not know the address: it would make a trap of a call to null */
+    ((void (*)(void))address)();
+}
 
 uint64_t read_null(void) { return read_address(0); }
 void write_null(void) { write_address(8, 1); }

@@ -7,6 +7,13 @@ void spin(void) {
         __asm__ volatile("pause");
 }
 
+/* Says in a word of memory that it is running, and then spins for ever. */
+void spin_and_say_so(volatile uint64_t *place) {
+    *place = 1;
+    for (;;)
+        __asm__ volatile("pause");
+}
+
 /* Spins for ever and writes a word each time around: how far it came, for whoever looks at memory. */
 static volatile uint64_t laps;
 void spin_and_count(void) {

@@ -103,6 +103,8 @@ struct LibraryLoops {
             let call = Task {
                 try await sandbox.run { sandbox in
                     do {
+                        // Plain C's machine is not new either.
+                        let _: UInt64 = try await sandbox.call("add", UInt64(1), UInt64(1))
                         try await sandbox.call("spin")
                         throw Errno.protocolError
                     } catch let error as SandboxError where error.code == .killed {

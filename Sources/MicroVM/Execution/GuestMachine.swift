@@ -11,6 +11,7 @@ final class GuestMachine {
     private let virtualMachine: VirtualMachine
     let memory: GuestMemory
     let mailbox: Mailbox
+    private let sharesRegisters: Bool
 
     /// Makes the machine: supervisor pages, trampoline, thunks and page tables are in place, the registers are those of
     /// the trampoline's entry, and all the rest of the memory is zero.
@@ -21,6 +22,7 @@ final class GuestMachine {
         portPermission: HostSupport.PortPermission,
         entry: UInt64 = Trampoline.entry
     ) throws(SandboxError) {
+        sharesRegisters = hypervisor.sharesRegisters
         memory = try GuestMemory(addressSpace: addressSpace)
         mailbox = Mailbox(in: memory)
         Supervisor.install(in: memory)
@@ -70,10 +72,17 @@ final class GuestMachine {
             virtualCPU.sharedRegisters = general
             virtualCPU.sharedSpecialRegisters = special
             virtualCPU.dirtyShared = [.registers, .specialRegisters]
+            // From then on every exit leaves the general registers there, for what a system call would cost only once.
+            virtualCPU.validShared = [.registers]
         } else {
             try virtualCPU.setSpecialRegisters(special)
             try virtualCPU.setRegisters(general)
         }
+    }
+
+    /// The general registers as the last exit left them.
+    func registers() throws(Errno) -> Registers {
+        sharesRegisters ? virtualCPU.sharedRegisters : try virtualCPU.registers()
     }
 
     /// Runs the trampoline's `out` in ring 3 with the bitmap alone: either it reaches the host, or it takes the

@@ -22,8 +22,8 @@ import Synchronization
     }
 
     /// Why a call is being ended.
-    enum Reason: UInt8 {
-        case none, killed, taskCancelled, timeLimit
+    enum Reason {
+        case killed, taskCancelled, timeLimit
     }
 
     /// Bits of the state byte.
@@ -38,16 +38,20 @@ import Synchronization
         static let stop: UInt8 = 1 << 3
         /// A top-level call is under way.
         static let inCall: UInt8 = 1 << 4
+        /// The task that awaits the call under way has been cancelled: CANCEL, for another reason.
+        static let taskCancelled: UInt8 = 1 << 5
 
-        static let requests = cancel | debugInterrupt | stop
+        static let ends = cancel | taskCancelled
+        static let requests = ends | debugInterrupt | stop
     }
 
     private static let sendersClosed: UInt32 = 1 << 31
 
     private let state = Atomic<UInt8>(0)
-    private let reason = Atomic<UInt8>(Reason.none.rawValue)
     /// How often the virtual CPU has left the guest while somebody waited for that: what killers sleep on.
     private nonisolated(unsafe) let departures: UnsafeMutablePointer<Atomic<UInt32>>
+    /// How many threads sleep, or are about to, until the virtual CPU has left the guest.
+    private let sleepers = Atomic<UInt32>(0)
     /// How many threads may be sending a signal, and whether new ones are turned away.
     private let senders = Atomic<UInt32>(0)
     private let spuriousKickCount = Atomic<UInt64>(0)
@@ -89,19 +93,35 @@ import Synchronization
     /// ``SandboxError/Code/killed``, and the sandbox is poisoned. Without a call under way nothing happens, and nothing
     /// will happen to the next one.
     @discardableResult
-    public func kill() -> KillOutcome { interrupt(.killed) }
+    public func kill() -> KillOutcome { interrupt(Bit.cancel) }
 
+    /// Ends the call under way for the task that awaits it.
     @discardableResult
-    func interrupt(_ reason: Reason) -> KillOutcome {
+    func cancelForTask() -> KillOutcome { interrupt(Bit.taskCancelled) }
+
+    private func interrupt(_ request: UInt8) -> KillOutcome {
         guard registerSender() else { return .dropped }
         defer { unregisterSender() }
-        // Relaxed: published by the read-modify-write of `state` below. The first reason stays.
-        _ = self.reason.compareExchange(expected: Reason.none.rawValue, desired: reason.rawValue, ordering: .relaxed)
-        // Acquiring and releasing; partners are `enter` (one of the two sees the other's bit) and `beginCall`.
-        let before = state.bitwiseOr(Bit.cancel, ordering: .acquiringAndReleasing).oldValue
+        // Acquiring and releasing; partners are `enter` (one of the two sees the other's bit) and `beginCall`. The
+        // request of whoever came first stays, so that the call ends for one reason.
+        let before = update { $0 & Bit.ends == 0 ? $0 | request : $0 }
         guard before & Bit.running != 0 else { return before & Bit.inCall != 0 ? .pending : .notRunning }
         kickUntilOut()
         return .signalled
+    }
+
+    /// Changes the state byte in one step, acquiring and releasing, and tells what it was before.
+    private func update(_ change: (UInt8) -> UInt8) -> UInt8 {
+        var seen = state.load(ordering: .relaxed)
+        while true {
+            let (exchanged, original) = state.compareExchange(
+                expected: seen,
+                desired: change(seen),
+                ordering: .acquiringAndReleasing
+            )
+            if exchanged { return original }
+            seen = original
+        }
     }
 
     /// Kicks until the virtual CPU is out of the guest, or in it for a later call that nobody wants to end.
@@ -114,10 +134,18 @@ import Synchronization
             unsafe shim_immediate_exit_set(target)
             // A full signal queue (EAGAIN) is the only failure while the thread lives: tried again like a lost kick.
             _ = unsafe shim_interrupt_send(target, signal)
-            unsafe departures.withMemoryRebound(to: UInt32.self, capacity: 1) {
-                unsafe shim_futex_wait($0, seen, retryDelayNanoseconds)
-            }
+            sleep(until: seen)
         }
+    }
+
+    private func sleep(until seen: UInt32) {
+        // Sequentially consistent, like the addition in `leave` and the load in `wakeSleepers`: either this sleeper is
+        // seen there, or the kernel finds the word changed here.
+        sleepers.wrappingAdd(1, ordering: .sequentiallyConsistent)
+        unsafe departures.withMemoryRebound(to: UInt32.self, capacity: 1) {
+            unsafe shim_futex_wait($0, seen, retryDelayNanoseconds)
+        }
+        sleepers.wrappingSubtract(1, ordering: .relaxed)
     }
 
     /// Senders come and go under this count so that a thread is never signalled after its end.
@@ -163,16 +191,15 @@ import Synchronization
     /// A top-level call begins: requests that were made for earlier ones are over.
     func beginCall() {
         unsafe shim_deadline_set(target, false)
-        reason.store(Reason.none.rawValue, ordering: .relaxed)
-        // Two steps, so that a kill that falls between them hits this call: it began with the first.
+        // In one step: a kill comes either before it, finds no call and ends none, or after it, and ends this one.
         // Acquiring and releasing: partner of `interrupt`.
-        state.bitwiseAnd(~Bit.cancel, ordering: .acquiringAndReleasing)
-        state.bitwiseOr(Bit.inCall, ordering: .acquiringAndReleasing)
+        _ = update { $0 & ~Bit.ends | Bit.inCall }
     }
 
     /// The top-level call is over, however it ended.
     func endCall() {
         state.bitwiseAnd(~Bit.inCall, ordering: .acquiringAndReleasing)
+        wakeSleepers()
     }
 
     /// Asks for the right to call KVM_RUN. After `.enter`, ``leave()`` must follow.
@@ -182,20 +209,26 @@ import Synchronization
         if unsafe shim_deadline_passed(target) { return .end(.timeLimit) }
         // Acquiring and releasing: partner of `interrupt`.
         let before = state.bitwiseOr(Bit.running, ordering: .acquiringAndReleasing).oldValue
-        if before & Bit.cancel != 0 {
+        if let reason = Self.reason(before) {
             leave()
-            return .end(requestedReason)
+            return .end(reason)
         }
         return .enter
     }
 
-    /// KVM_RUN has returned, or was not called after all.
+    /// KVM_RUN has returned, or was not called after all. Whoever asked for that may still be asleep: before the next
+    /// entry or the end of the call ``wakeSleepers()`` follows, but what the caller waits for may come first.
     func leave() {
         // Acquiring and releasing: partner of the load in `kickUntilOut`.
         let before = state.bitwiseAnd(~Bit.running, ordering: .acquiringAndReleasing).oldValue
         guard before & Bit.requests != 0 else { return }
-        // Releasing: partner of the load in `kickUntilOut`; whoever sleeps there is woken.
-        unsafe departures.pointee.wrappingAdd(1, ordering: .releasing)
+        // Partners are the load in `kickUntilOut` and the order of operations in `sleep`.
+        unsafe departures.pointee.wrappingAdd(1, ordering: .sequentiallyConsistent)
+    }
+
+    /// Wakes those who sleep until the virtual CPU has left the guest, if there are any.
+    func wakeSleepers() {
+        guard sleepers.load(ordering: .sequentiallyConsistent) != 0 else { return }
         unsafe departures.withMemoryRebound(to: UInt32.self, capacity: 1) { unsafe shim_futex_wake_all($0) }
     }
 
@@ -203,13 +236,12 @@ import Synchronization
     var pendingReason: Reason? {
         if unsafe shim_deadline_passed(target) { return .timeLimit }
         // Acquiring: partner of `interrupt`.
-        return state.load(ordering: .acquiring) & Bit.cancel != 0 ? requestedReason : nil
+        return Self.reason(state.load(ordering: .acquiring))
     }
 
-    private var requestedReason: Reason {
-        let reason = Reason(rawValue: reason.load(ordering: .relaxed)) ?? .none
-        // A kill from before this call whose bit was set after it began has had its reason cleared.
-        return reason == .none ? .killed : reason
+    private static func reason(_ state: UInt8) -> Reason? {
+        if state & Bit.cancel != 0 { return .killed }
+        return state & Bit.taskCancelled != 0 ? .taskCancelled : nil
     }
 
     /// KVM_RUN was interrupted and nobody had asked for it.

@@ -53,8 +53,19 @@ extension RunLoop {
             return Misbehaviour(.memoryAccess, address: address, access: .read)
         case .mmioWrite(let address, _):
             return Misbehaviour(.memoryAccess, address: address, access: .write)
-        default:
-            return Misbehaviour(.hypervisor, message: "KVM stopped with \(exit).")
+        case .internalError(let suberror, _):
+            return Misbehaviour(.hypervisor, message: "KVM had an internal error (suberror \(suberror)).")
+        case .failEntry(let reason, _):
+            let code = String(reason, radix: 16)
+            return Misbehaviour(.hypervisor, message: "The processor refused to enter the guest (reason 0x\(code)).")
+        case .memoryFault(_, let address, _):
+            return Misbehaviour(.hypervisor, address: address, message: "KVM could not reach the guest's memory.")
+        case .systemEvent(let type, _):
+            return Misbehaviour(.hypervisor, message: "The guest caused system event \(type).")
+        case .unsupported(let reason):
+            return Misbehaviour(.hypervisor, message: "KVM stopped for reason \(reason), which no guest here may cause.")
+        case .debug, .interrupted, .ioOut:
+            return Misbehaviour(.hypervisor, message: "KVM stopped without a reason.")
         }
     }
 
@@ -135,7 +146,9 @@ extension RunLoop {
         default:
             break
         }
-        return makeFault(misbehaviour, registers: registers, place: registers.rip, errorCode: frame.errorCode)
+        // What has turned out to be no exception of the guest's has no error code either.
+        let errorCode = misbehaviour.vector == nil ? nil : frame.errorCode
+        return makeFault(misbehaviour, registers: registers, place: registers.rip, errorCode: errorCode)
     }
 
     private static let kinds: [UInt8: GuestFault.Kind] = [

@@ -92,7 +92,7 @@ final class RunLoop {
             isTimerArmed = true
         }
         // A cancellation from before this beginning found nothing to end; one from now on does.
-        if Task.isCancelled { interruptHandle.interrupt(.taskCancelled) }
+        if Task.isCancelled { interruptHandle.cancelForTask() }
     }
 
     func endCall() {
@@ -168,6 +168,8 @@ final class RunLoop {
             case .enter: break
             case .end(let reason): throw Interruption(reason: reason)
             }
+            // Not before: a request that came during a host call is found here, and the call was there when it came.
+            currentImport = nil
             hasEnteredGuest = true
             let exit: Exit
             do throws(Errno) {
@@ -182,11 +184,13 @@ final class RunLoop {
                 isExitPending = true
                 if port == UInt16(SHIM_PORT_RETURN) { return }
                 guard port == UInt16(SHIM_PORT_HOST_CALL) else { throw portFault(port) }
+                interruptHandle.wakeSleepers()
                 try answerHostCall()
                 machine.mailbox.giveToGuest()
             case .interrupted:
                 isExitPending = false
                 if let reason = interruptHandle.pendingReason { throw Interruption(reason: reason) }
+                interruptHandle.wakeSleepers()
                 interruptHandle.countSpuriousKick()
             default:
                 throw unexpectedExit(exit)
@@ -220,16 +224,16 @@ final class RunLoop {
                 throw Misbehaviour(.invalidHostCall, message: "Import \(index) is not provided.", isInHostCall: true)
             }
         } catch let invalid as InvalidHostCallArgument {
+            let violation = invalid.error.underlyingError as? GuestPointerViolation
             throw Misbehaviour(
-                .invalidPointer,
-                address: (invalid.error.underlyingError as? GuestPointerViolation)?.address,
-                access: (invalid.error.underlyingError as? GuestPointerViolation)?.access,
+                violation == nil ? .invalidHostCall : .invalidPointer,
+                address: violation?.address,
+                access: violation?.access,
                 message: invalid.error.message,
                 isInHostCall: true
             )
         }
         machine.mailbox.setCommand(.returnResult)
-        currentImport = nil
     }
 
     // MARK: - Ends
@@ -256,7 +260,7 @@ final class RunLoop {
         )
         let (code, what): (SandboxError.Code, String) =
             switch reason {
-            case .none, .killed: (.killed, "was killed")
+            case .killed: (.killed, "was killed")
             case .taskCancelled: (.taskCancelled, "was ended because the task that awaited it was cancelled")
             case .timeLimit: (.timeLimitExceeded, "was ended because its time limit had passed")
             }
@@ -276,17 +280,20 @@ final class RunLoop {
             try machine.virtualCPU.completePendingIO()
             isExitPending = false
         }
-        return try machine.virtualCPU.registers()
+        return try machine.registers()
     }
 
     /// The address of the guest's own code: where the library's trampoline or a thunk is at work, its caller.
+    ///
+    /// Before the function that was called has been entered there is no caller, nor when it has ended in a jump to an
+    /// import, which then returns to the trampoline: in both cases it is that function.
     func guestCodeAddress(_ registers: GuestRegisters) -> UInt64 {
         let addressSpace = machine.memory.addressSpace
-        guard (UInt64(SHIM_TRAMPOLINE)..<addressSpace.imageBase).contains(registers.rip),
-            let word = unsafe try? machine.memory.guestBytes(at: registers.rsp, count: 8, for: .read),
+        guard (UInt64(SHIM_TRAMPOLINE)..<addressSpace.imageBase).contains(registers.rip) else { return registers.rip }
+        guard let word = unsafe try? machine.memory.guestBytes(at: registers.rsp, count: 8, for: .read),
             case let caller = unsafe word.loadUnaligned(as: UInt64.self),
             addressSpace.permits(.execute, address: caller, count: 1)
-        else { return registers.rip }
+        else { return calledFunction }
         return caller
     }
 

@@ -1,0 +1,95 @@
+import Testing
+
+@testable import MicroVM
+
+/// What a configuration may say; none of it needs a guest to run.
+@Suite struct ConfigurationTests {
+    private func validated(_ change: (inout SandboxConfiguration) -> Void) throws(SandboxError) -> SandboxConfiguration {
+        var configuration = SandboxConfiguration()
+        change(&configuration)
+        return try configuration.validated()
+    }
+
+    private func message(_ change: (inout SandboxConfiguration) -> Void) -> String? {
+        let error = #expect(throws: SandboxError.self) { _ = try validated(change) }
+        #expect(error?.code == .invalidConfiguration)
+        return error?.message
+    }
+
+    @Test func `the defaults are valid, and are what they are said to be`() throws {
+        let configuration = try validated { _ in }
+        #expect(configuration.memoryLimit == 64 << 20 && configuration.stackSize == 1 << 20)
+        #expect(configuration.argumentArenaSize == 4 << 20 && configuration.initializerTimeLimit == nil)
+        #expect(configuration.interruptSignalOffset == 0)
+        #expect(configuration.interruptRetryDelay == .microseconds(500))
+    }
+
+    @Test func `sizes are rounded up to whole pages`() throws {
+        let configuration = try validated {
+            $0.stackSize = 4097
+            $0.argumentArenaSize = 12_287
+        }
+        #expect(configuration.stackSize == 8192 && configuration.argumentArenaSize == 12_288)
+    }
+
+    @Test func `sizes out of range are refused by name`() {
+        for size: UInt64 in [0, 1, 4095, (64 << 30) + 1, .max, .max - 4095, 1 << 63] {
+            #expect(message { $0.stackSize = size }?.contains("stackSize") == true)
+            #expect(message { $0.argumentArenaSize = size }?.contains("argumentArenaSize") == true)
+        }
+        for size: UInt64 in [(64 << 30) + 1, .max] {
+            #expect(message { $0.memoryLimit = size }?.contains("memoryLimit") == true)
+        }
+    }
+
+    @Test func `signals and delays out of range are refused by name`() {
+        for offset in [-1, 31, 1000, Int32.max, .min] {
+            #expect(message { $0.interruptSignalOffset = offset }?.contains("interruptSignalOffset") == true)
+        }
+        for delay in [Duration.zero, .seconds(-1)] {
+            #expect(message { $0.interruptRetryDelay = delay }?.contains("interruptRetryDelay") == true)
+        }
+    }
+
+    @Test(.requiresKVM, .timeLimit(.minutes(1)), arguments: [0, 4096, 1 << 20, 5 << 20])
+    func `a module that does not fit says what takes the room`(_ limit: UInt64) async throws {
+        let error = await #expect(throws: SandboxError.self) {
+            try await Guest.arithmetic.sandbox { $0.memoryLimit = limit }
+        }
+        #expect(error?.code == .invalidConfiguration && error?.message.contains("memoryLimit") == true)
+    }
+
+    @Test(.requiresKVM, .timeLimit(.minutes(1)))
+    func `the smallest sandbox and a large one both work`() async throws {
+        let image = try Guest.arithmetic.module().imageSize
+        let smallest = try await Guest.arithmetic.sandbox {
+            $0.stackSize = 4096
+            $0.argumentArenaSize = 4096
+            $0.memoryLimit = image + 3 * 4096
+        }
+        #expect(try await smallest.call("add", 2, 3) == 5)
+        #expect(try await smallest.run { try $0.memory.addressSpace.heap.count } == 4096)
+        // A page less, or a byte.
+        for less in [1, 4096] as [UInt64] {
+            await #expect(throws: SandboxError.self) {
+                try await Guest.arithmetic.sandbox {
+                    $0.stackSize = 4096
+                    $0.argumentArenaSize = 4096
+                    $0.memoryLimit = image + 3 * 4096 - less
+                }
+            }
+        }
+        let large = try await Guest.memory.sandbox {
+            $0.memoryLimit = 8 << 30
+            $0.stackSize = 1 << 30
+            $0.argumentArenaSize = 1 << 30
+        }
+        #expect(try await large.call("touch_pages", UInt64(100), returning: UInt64.self) == 0)
+        #expect(try await large.call("read_pages", UInt64(100), returning: UInt64.self) == 100)
+        // The last page of the heap is there like the first.
+        let heap = try await large.run { try $0.memory.addressSpace.heap }
+        #expect(heap.count > 5 << 30)
+        let last = GuestPointer<UInt64>(address: heap.upperBound - 8)
+        try await large.run { try $0.memory.store(7, to: last) }
+    }
+}

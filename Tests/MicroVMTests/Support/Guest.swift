@@ -1,0 +1,94 @@
+import Glibc
+import Synchronization
+import SystemPackage
+import Testing
+
+@testable import MicroVM
+
+/// The guests of guest-images. Each is parsed once in a process.
+enum Guest: String, CaseIterable, Sendable {
+    case arithmetic, echo, faults, hello, inflate, initializers, lies, memory, spin
+    case faultInInitializer = "fault_in_initializer"
+    case hostCalls = "host_calls"
+    case missingImport = "missing_import"
+    case spinInInitializer = "spin_in_initializer"
+    case threadLocal = "thread_local"
+    case swiftArithmetic = "swift_arithmetic"
+    case swiftHello = "swift_hello"
+    case swiftHostCalls = "swift_host_calls"
+    case swiftStrings = "swift_strings"
+    case swiftTraps = "swift_traps"
+
+    private static let modules = Mutex<[Guest: GuestModule]>([:])
+
+    var path: FilePath { FilePath("\(GuestImages.directory)/\(rawValue).so") }
+
+    func module() throws -> GuestModule {
+        if let module = Self.modules.withLock({ $0[self] }) { return module }
+        let module = try GuestModule(contentsOf: path)
+        Self.modules.withLock { $0[self] = module }
+        return module
+    }
+
+    func sandbox(
+        _ hostFunctions: [HostFunction] = [],
+        configure: (inout SandboxConfiguration) -> Void = { _ in }
+    ) async throws -> Sandbox {
+        var configuration = SandboxConfiguration()
+        configure(&configuration)
+        return try await Sandbox(module(), hostFunctions: hostFunctions, configuration: configuration)
+    }
+}
+
+/// Values that several threads add to one list.
+final class Recorder<Element: Sendable>: Sendable {
+    private let elements = Mutex<[Element]>([])
+
+    var all: [Element] { elements.withLock { $0 } }
+    var count: Int { elements.withLock { $0.count } }
+
+    func append(_ element: Element) { elements.withLock { $0.append(element) } }
+}
+
+/// Waits until something has happened on another thread. Only the test's own time limit ends it: how long anything
+/// takes decides no test.
+func waitUntil(_ condition: () -> Bool) async {
+    while !condition() { try? await Task.sleep(for: .milliseconds(1)) }
+}
+
+/// Expects the sandbox to refuse all further calls, because an earlier one ended half way.
+func expectPoisoned(
+    _ sandbox: Sandbox,
+    _ function: String = "answer",
+    sourceLocation: SourceLocation = #_sourceLocation
+) async {
+    let error = await #expect(throws: SandboxError.self, sourceLocation: sourceLocation) {
+        try await sandbox.call(function)
+    }
+    #expect(error?.code == .poisoned, sourceLocation: sourceLocation)
+}
+
+/// Code on another thread than those of the cooperative pool, so that it may block.
+func onThread<Result: Sendable>(_ body: @escaping @Sendable () -> Result) async -> Result {
+    await withCheckedContinuation { continuation in
+        var thread = pthread_t()
+        let start = unsafe Unmanaged.passRetained(ThreadStart { continuation.resume(returning: body()) })
+        // The thread takes over the reference that was retained for it.
+        let code = unsafe pthread_create(&thread, nil, threadMain, start.toOpaque())
+        precondition(code == 0, "no thread to be had")
+        pthread_detach(thread)
+    }
+}
+
+private final class ThreadStart: Sendable {
+    let body: @Sendable () -> Void
+    init(_ body: @escaping @Sendable () -> Void) { self.body = body }
+}
+
+private func threadMain(_ argument: UnsafeMutableRawPointer?) -> UnsafeMutableRawPointer? {
+    // What `onThread` retained.
+    if let argument = unsafe argument {
+        unsafe Unmanaged<ThreadStart>.fromOpaque(argument).takeRetainedValue().body()
+    }
+    return nil
+}

@@ -1,0 +1,21 @@
+import Synchronization
+
+/// A value that closures on several threads share.
+final class Shared<Value: Sendable>: Sendable {
+    private let storage: Mutex<Value?>
+
+    init(_ value: Value?) { storage = Mutex(value) }
+
+    var value: Value? {
+        get { storage.withLock { $0 } }
+        set { storage.withLock { $0 = newValue } }
+    }
+}
+
+/// Something that has happened or not.
+final class Flag: Sendable {
+    private let state = Atomic<Bool>(false)
+
+    var isSet: Bool { state.load(ordering: .acquiring) }
+    func set() { state.store(true, ordering: .releasing) }
+}
