@@ -21,8 +21,8 @@ int shim_signal_maximum(void);
 // every signal that was not sent by shim_interrupt_send or by a timer of shim_timer_create. 0 or an errno.
 int shim_interrupt_install(int signal);
 
-// Begins a detached thread that starts with every signal blocked but `signal` and those that report the thread's own
-// faults. 0 or an errno.
+// Begins a detached thread, named microvm-vcpu, on the caller's processor, with every signal blocked but `signal` and
+// those that report the thread's own faults. 0 or an errno.
 int shim_thread_create(pthread_t *_Nonnull thread, int signal, void *_Nullable (*_Nonnull start)(void *_Nullable),
                        void *_Nullable argument);
 
@@ -48,8 +48,7 @@ void shim_timer_delete(int32_t timer);
 void shim_futex_wait(const uint32_t *_Nonnull word, uint32_t expected, uint64_t nanoseconds);
 void shim_futex_wake_all(const uint32_t *_Nonnull word);
 
-// Who the calling thread belongs to: a mark to recognise it by, without a system call. Setting it names the thread
-// microvm-vcpu.
+// Who the calling thread belongs to: a mark to recognise it by, without a system call.
 void shim_thread_set_owner(const void *_Nullable owner);
 const void *_Nullable shim_thread_owner(void);
 

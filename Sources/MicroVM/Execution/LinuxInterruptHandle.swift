@@ -13,7 +13,8 @@ import Synchronization
     public enum KillOutcome: Sendable, Hashable {
         /// The guest was running and has left; its call ends as killed, unless it was just returning by itself.
         case signalled
-        /// A call is under way but the host is at work for it: it ends before the guest is entered again.
+        /// A call is under way but the host is at work for it: it ends before the guest is entered again, unless it was
+        /// just returning by itself.
         case pending
         /// No call was under way, and no later one is affected.
         case notRunning

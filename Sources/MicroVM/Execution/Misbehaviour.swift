@@ -63,7 +63,8 @@ extension RunLoop {
         case .systemEvent(let type, _):
             return Misbehaviour(.hypervisor, message: "The guest caused system event \(type).")
         case .unsupported(let reason):
-            return Misbehaviour(.hypervisor, message: "KVM stopped for reason \(reason), which no guest here may cause.")
+            let message = "KVM stopped for reason \(reason), which no guest here may cause."
+            return Misbehaviour(.hypervisor, message: message)
         case .debug, .interrupted, .ioOut:
             return Misbehaviour(.hypervisor, message: "KVM stopped without a reason.")
         }
