@@ -34,8 +34,10 @@ shim_supervisor_code_end:
     .balign 16
     .globl shim_trampoline, shim_trampoline_end
     .hidden shim_trampoline, shim_trampoline_end
-    .globl shim_trampoline_return, shim_trampoline_host_call, shim_trampoline_thread_local_address, shim_trampoline_stack_top
-    .hidden shim_trampoline_return, shim_trampoline_host_call, shim_trampoline_thread_local_address, shim_trampoline_stack_top
+    .globl shim_trampoline_return, shim_trampoline_host_call
+    .hidden shim_trampoline_return, shim_trampoline_host_call
+    .globl shim_trampoline_thread_local_address, shim_trampoline_stack_top
+    .hidden shim_trampoline_thread_local_address, shim_trampoline_stack_top
 shim_trampoline:
     // A top-level guest call. A fresh stack, and the control state the ABI promises a function at its entry
     // (AMD64 ABI 3.2.1 and 3.4.1), whatever the call before it left behind. It is the host that gives the mailbox

@@ -21,8 +21,8 @@ int shim_signal_maximum(void);
 // every signal that was not sent by shim_interrupt_send or by a timer of shim_timer_create. 0 or an errno.
 int shim_interrupt_install(int signal);
 
-// Begins a detached thread, named microvm-vcpu, that starts with every signal blocked but `signal` and those that report the thread's own faults.
-// 0 or an errno.
+// Begins a detached thread, named microvm-vcpu, on the caller's processor, with every signal blocked but `signal` and
+// those that report the thread's own faults. 0 or an errno.
 int shim_thread_create(pthread_t *_Nonnull thread, int signal, void *_Nullable (*_Nonnull start)(void *_Nullable),
                        void *_Nullable argument);
 

@@ -10,8 +10,8 @@ public struct HostSupport: Sendable, Hashable {
 
     /// How guest code gets at the library's ports.
     public let portPermission: PortPermission
-    /// Whether the library switches AVX on for guests. Where KVM does not virtualise the processor's extended state,
-    /// guests have what the host has, whatever this says.
+    /// Whether KVM offers AVX, so that the library switches it on for guests. Where KVM does not virtualise the
+    /// processor's extended state, guests have what the host has, whatever this says.
     public let hasAVX: Bool
     /// Whether registers are exchanged with KVM through shared memory instead of system calls.
     public let sharesRegisters: Bool

@@ -106,7 +106,9 @@ public actor Sandbox {
         for function in hostFunctions {
             guard !LibraryFunction.provides(function.name), !function.name.hasPrefix("microvm_") else {
                 throw SandboxError(
-                    .invalidArgument, "The name \(function.name) belongs to the library; choose another one.")
+                    .invalidArgument,
+                    "The name \(function.name) belongs to the library; choose another one."
+                )
             }
             guard byName.updateValue(function, forKey: function.name) == nil else {
                 throw SandboxError(.invalidArgument, "There are two host functions with the name \(function.name).")
@@ -145,10 +147,12 @@ public actor Sandbox {
     /// - Parameters:
     ///   - name: an export of the module.
     ///   - argument: the arguments, passed by the C convention; see ``GuestValue``.
-    ///   - timeLimit: the wall-clock time the call may take; without limit unless given.
+    ///   - timeLimit: the time the call may take by the clock, from its turn on the sandbox's thread on, host functions
+    ///     included; without limit unless given. Zero or less has passed at once.
     ///   - resultType: the type of the result, where it cannot be inferred.
     /// - Throws: ``SandboxError``, or what a host function threw. Cancelling the calling task ends the call with
-    ///   ``SandboxError/Code/taskCancelled``.
+    ///   ``SandboxError/Code/taskCancelled``. When the call has ended half way, the sandbox is poisoned, and all later
+    ///   calls throw ``SandboxError/Code/poisoned``.
     public func call<each Argument: GuestValue, Result: GuestValue>(
         _ name: String,
         _ argument: repeat each Argument,
@@ -234,6 +238,9 @@ public actor Sandbox {
     }
 
     /// Runs code on the sandbox's own thread, where its calls need no hop.
+    ///
+    /// - Parameter body: gets the sandbox, isolated to it. Other callers wait until it suspends or returns.
+    /// - Throws: what `body` throws.
     public func run<Result: Sendable>(
         _ body: @Sendable (isolated Sandbox) async throws -> Result
     ) async rethrows -> Result {

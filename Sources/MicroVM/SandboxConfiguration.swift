@@ -21,17 +21,18 @@ public struct SandboxConfiguration: Sendable {
     /// The bytes of memory the guest may own: its image, stack, argument arena and heap together. Reserved at once,
     /// used as it is touched. At most 64 GiB; 64 MiB unless set.
     public var memoryLimit: UInt64 = 64 << 20
-    /// The bytes of the guest's stack, rounded up to whole pages; 1 MiB unless set.
+    /// The bytes of the guest's stack, 4096 at least, rounded up to whole pages; 1 MiB unless set.
     public var stackSize: UInt64 = 1 << 20
-    /// The bytes that the strings and byte arrays of one call, and the host functions' results, may take together;
-    /// rounded up to whole pages; 4 MiB unless set.
+    /// The bytes that the strings and byte arrays of one call, and a host function's result, may take together: 4096 at
+    /// least, rounded up to whole pages; 4 MiB unless set. Each takes one byte more than it has, rounded up to 16.
     public var argumentArenaSize: UInt64 = 4 << 20
-    /// How long the module's initialisers may run, all together; without limit unless set.
+    /// How long the module's initialisers may run by the clock, all together; without limit unless set.
     public var initializerTimeLimit: Duration?
-    /// Which real-time signal interrupts the virtual CPU's thread: SIGRTMIN plus this, 0 unless set. A handler that
-    /// was installed for the signal before is called for every signal that is not the library's.
+    /// Which real-time signal interrupts the virtual CPU's thread: SIGRTMIN plus this, from 0 to SIGRTMAX - SIGRTMIN; 0
+    /// unless set. A handler that was installed for the signal before is called for every signal that is not the
+    /// library's.
     public var interruptSignalOffset: Int32 = 0
-    /// How long a kick is waited for before it is sent again; 500 microseconds unless set.
+    /// How long a kick is waited for before it is sent again, more than zero; 500 microseconds unless set.
     public var interruptRetryDelay: Duration = .microseconds(500)
     /// Where the guest's output goes; nowhere unless set.
     public var output: Output = .discard

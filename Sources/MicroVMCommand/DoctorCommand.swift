@@ -9,8 +9,8 @@ struct DoctorCommand: AsyncParsableCommand {
         commandName: "doctor",
         abstract: "Tell whether this machine can run guests, and what to do if not.",
         discussion: """
-            Looks for /dev/kvm, opens it, asks for what the library uses, and runs a built-in guest to measure calls in \
-            both directions. Where something is missing, it says what to do.
+            Looks for /dev/kvm, opens it, asks for what the library uses, and runs a built-in guest to measure calls \
+            in both directions. Where something is missing, it says what to do.
 
             EXAMPLES
               microvm doctor

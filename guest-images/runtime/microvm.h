@@ -17,8 +17,9 @@
  *     no result                                                             void
  *
  * The bytes behind a String or [UInt8] argument live in the argument arena until the call returns: a guest that wants
- * to keep them copies them. They are not terminated by a zero. The bytes behind a result stay the guest's own; the
- * host copies them out before it calls again.
+ * to keep them copies them. A zero byte follows them that the length does not count. What a host function returns lies
+ * there too, until the guest's next host call. The bytes behind a result stay the guest's own; the host copies them out
+ * before it calls again.
  *
  * There is one thread, no file system, no environment and no signal. Everything is built and linked with
  * -fPIC; a module must not have sections that are both writable and executable.

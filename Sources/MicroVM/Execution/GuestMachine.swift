@@ -33,8 +33,8 @@ final class GuestMachine {
             unsafe try virtualMachine.setMemory(slot: 0, guestPhysicalAddress: 0, memory: memory.bytes)
             virtualCPU = try virtualMachine.createVirtualCPU(mappingSize: hypervisor.virtualCPUMappingSize)
             try virtualCPU.setCPUID(hypervisor.features.entries)
-            try Self.setRegisters(
-                of: virtualCPU, hypervisor, addressSpace: addressSpace, entry: entry, flags: portPermission.flags)
+            let flags = portPermission.flags
+            try Self.setRegisters(of: virtualCPU, hypervisor, addressSpace: addressSpace, entry: entry, flags: flags)
         } catch {
             throw SandboxError(
                 .systemCallFailed,

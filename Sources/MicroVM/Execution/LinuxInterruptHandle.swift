@@ -13,7 +13,8 @@ import Synchronization
     public enum KillOutcome: Sendable, Hashable {
         /// The guest was running and has left; its call ends as killed, unless it was just returning by itself.
         case signalled
-        /// A call is under way but the host is at work for it: it ends before the guest is entered again.
+        /// A call is under way but the host is at work for it: it ends before the guest is entered again, unless it was
+        /// just returning by itself.
         case pending
         /// No call was under way, and no later one is affected.
         case notRunning
@@ -174,7 +175,8 @@ import Synchronization
 
     /// Tells where `kvm_run.immediate_exit` is. It must stay mapped until ``close()`` has returned.
     func setImmediateExit(_ byte: UnsafePointer<Atomic<UInt8>>) {
-        unsafe target.pointee.immediate_exit = UnsafeMutableRawPointer(mutating: byte).assumingMemoryBound(to: UInt8.self)
+        let address = unsafe UnsafeMutableRawPointer(mutating: byte)
+        unsafe target.pointee.immediate_exit = address.assumingMemoryBound(to: UInt8.self)
     }
 
     /// Turns away new senders, waits for those that are there, and ends the attachment. The thread's last act.

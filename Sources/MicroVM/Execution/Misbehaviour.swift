@@ -63,7 +63,8 @@ extension RunLoop {
         case .systemEvent(let type, _):
             return Misbehaviour(.hypervisor, message: "The guest caused system event \(type).")
         case .unsupported(let reason):
-            return Misbehaviour(.hypervisor, message: "KVM stopped for reason \(reason), which no guest here may cause.")
+            let message = "KVM stopped for reason \(reason), which no guest here may cause."
+            return Misbehaviour(.hypervisor, message: message)
         case .debug, .interrupted, .ioOut:
             return Misbehaviour(.hypervisor, message: "KVM stopped without a reason.")
         }
@@ -113,8 +114,8 @@ extension RunLoop {
         var registers = registers
         let shortForm: [UInt8] = [0xec, 0xed, 0xee, 0xef]
         if !isPortInstruction(at: registers.rip) {
-            let length: UInt64 = instructionBytes(at: registers.rip &- 1, count: 1).first.map(shortForm.contains) == true ? 1 : 2
-            registers.rip &-= length
+            let last = instructionBytes(at: registers.rip &- 1, count: 1).first
+            registers.rip &-= last.map(shortForm.contains) == true ? 1 : 2
         }
         var fault = makeFault(misbehaviour, registers: registers, place: registers.rip, errorCode: 0)
         fault.vector = 13
@@ -135,10 +136,12 @@ extension RunLoop {
         case 13 where isPortInstruction(at: registers.rip):
             misbehaviour.kind = .portAccess
             misbehaviour.port = port(ofInstructionAt: registers.rip, registers: registers)
-        case 6 where instructionBytes(at: registers.rip, count: 2) == [0x0f, 0x05]
+        case 6
+        where instructionBytes(at: registers.rip, count: 2) == [0x0f, 0x05]
             || instructionBytes(at: registers.rip, count: 2) == [0x0f, 0x34]
             || instructionBytes(at: registers.rip, count: 1) == [0xcd],
-            13 where instructionBytes(at: registers.rip, count: 2) == [0x0f, 0x34]
+            13
+        where instructionBytes(at: registers.rip, count: 2) == [0x0f, 0x34]
             || instructionBytes(at: registers.rip, count: 1) == [0xcd]:
             misbehaviour.kind = .systemCall
         default:

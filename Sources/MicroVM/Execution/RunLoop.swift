@@ -4,8 +4,8 @@ import SystemPackage
 
 /// Carries guest calls out: enters the guest, answers its exits, and ends the call one way or the other.
 ///
-/// Used on the virtual CPU's thread only, once it has been made. A call is: ``beginCall(timeLimit:)``, arguments through ``argumentWriter()``,
-/// ``run(function:arguments:)``, the result through ``resultReader()``, ``endCall()``.
+/// Used on the virtual CPU's thread only, once it has been made. A call is: ``beginCall(timeLimit:)``, arguments
+/// through ``argumentWriter()``, ``run(function:arguments:)``, the result through ``resultReader()``, ``endCall()``.
 final class RunLoop {
     /// What an import is answered with.
     enum Import {
@@ -210,7 +210,10 @@ final class RunLoop {
         currentImport = Int(index)
         var reader = GuestValueReader.arguments(mailbox: machine.mailbox, memory: machine.memory)
         var writer = GuestValueWriter.result(
-            mailbox: machine.mailbox, memory: machine.memory, arenaPosition: arenaPosition)
+            mailbox: machine.mailbox,
+            memory: machine.memory,
+            arenaPosition: arenaPosition
+        )
         do {
             switch imports[Int(index)] {
             case .hostFunction(let function):

@@ -38,7 +38,8 @@ import SystemPackage
         unsafe wakeUps.deallocate()
     }
 
-    /// Begins a thread that the handle's kicks are sent to, and that lets `signal` through and no other asynchronous one.
+    /// Begins a thread that the handle's kicks are sent to, and that lets `signal` through and no other asynchronous
+    /// one.
     static func start(_ interruptHandle: LinuxInterruptHandle, signal: Int32) throws(SandboxError) -> VirtualCPUThread {
         let thread = VirtualCPUThread(interruptHandle)
         var handle = pthread_t()

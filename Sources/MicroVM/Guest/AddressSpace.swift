@@ -129,7 +129,8 @@ struct AddressSpace: Sendable {
             || (stack.upperBound..<arena.lowerBound).contains(address)
     }
 
-    /// Whether the guest itself may use all of these bytes that way, and they are its own; none at all are always permitted.
+    /// Whether the guest itself may use all of these bytes that way, and they are its own; none at all are always
+    /// permitted.
     ///
     /// The range may span neighbouring regions that touch, such as a module's constants and its variables.
     func permits(_ permissions: GuestModule.Permissions, address: UInt64, count: UInt64) -> Bool {

@@ -96,8 +96,8 @@ extension GuestModule {
     public struct Initializers: Sendable, Hashable {
         /// The address of one initialiser (DT_INIT), in bytes from the start of the image; always in executable memory.
         public let function: UInt64?
-        /// The address of an array of 8-byte absolute addresses of initialisers (DT_INIT_ARRAY), in bytes from the start
-        /// of the image; all of it inside one segment. Relocations fill it, with anything.
+        /// The address of an array of 8-byte absolute addresses of initialisers (DT_INIT_ARRAY), in bytes from the
+        /// start of the image; all of it inside one segment. Relocations fill it, with anything.
         public let arrayAddress: UInt64
         /// The number of entries in that array.
         public let arrayCount: Int

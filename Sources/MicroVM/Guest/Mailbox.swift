@@ -1,7 +1,7 @@
 import CShims
 import Synchronization
 
-/// The page through which calls travel in both directions (guest-abi.md has its layout).
+/// The page through which calls travel in both directions (the article GuestABI has its layout).
 ///
 /// The guest can write all of it at any time it runs. So the host takes each word once, checks what it took, and keeps
 /// nothing of its own here.

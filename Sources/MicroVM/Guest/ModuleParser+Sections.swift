@@ -11,7 +11,8 @@ extension ModuleParser {
         ).lazy.map { [file] in ELFSectionHeader(file, at: $0) }
     }
 
-    /// The symbols that reports name functions by: all of them where the module was not stripped, else the dynamic ones.
+    /// The symbols that reports name functions by: all of them where the module was not stripped, else the dynamic
+    /// ones.
     func debuggingSymbols() -> SymbolTable {
         if let section = sections.first(where: { $0.type == ELF.SectionType.symbols }),
             section.entrySize == ELF.symbolSize,

@@ -47,8 +47,8 @@ enum Supervisor {
 
         for vector in 0..<exceptionCount {
             let stub = UInt64(SHIM_SUPERVISOR_CODE) + vector * UInt64(SHIM_EXCEPTION_STUB_SIZE)
-            // A present interrupt gate; breakpoints may be raised by the guest's own instruction (ring 3), the rest only
-            // by the processor.
+            // A present interrupt gate; breakpoints may be raised by the guest's own instruction (ring 3), the rest
+            // only by the processor.
             let privilege: UInt64 = vector == 3 ? 3 : 0
             let interruptStack: UInt64 = separateStackVectors.contains(vector) ? 1 : 0
             let low =

@@ -15,6 +15,10 @@ public struct HostFunction: Sendable {
     let body: @Sendable (HostCallContext, inout GuestValueReader, inout GuestValueWriter) throws -> Void
 
     /// Makes a host function that returns a value.
+    ///
+    /// - Parameters:
+    ///   - name: the import's name. Those of the library's own imports are refused when a sandbox is made.
+    ///   - body: what the import does. What it throws ends the guest call.
     public init<each Argument: GuestValue, Result: GuestValue>(
         _ name: String,
         _ body: @escaping @Sendable (repeat each Argument) throws -> Result
@@ -27,6 +31,10 @@ public struct HostFunction: Sendable {
     }
 
     /// Makes a host function that returns nothing.
+    ///
+    /// - Parameters:
+    ///   - name: the import's name. Those of the library's own imports are refused when a sandbox is made.
+    ///   - body: what the import does. What it throws ends the guest call.
     public init<each Argument: GuestValue>(
         _ name: String,
         _ body: @escaping @Sendable (repeat each Argument) throws -> Void
@@ -39,6 +47,10 @@ public struct HostFunction: Sendable {
     }
 
     /// Makes a host function that uses the guest's memory and returns a value.
+    ///
+    /// - Parameters:
+    ///   - name: the import's name. Those of the library's own imports are refused when a sandbox is made.
+    ///   - body: what the import does; the context is good only until it returns. What it throws ends the guest call.
     public init<each Argument: GuestValue, Result: GuestValue>(
         _ name: String,
         _ body: @escaping @Sendable (HostCallContext, repeat each Argument) throws -> Result
@@ -51,6 +63,10 @@ public struct HostFunction: Sendable {
     }
 
     /// Makes a host function that uses the guest's memory and returns nothing.
+    ///
+    /// - Parameters:
+    ///   - name: the import's name. Those of the library's own imports are refused when a sandbox is made.
+    ///   - body: what the import does; the context is good only until it returns. What it throws ends the guest call.
     public init<each Argument: GuestValue>(
         _ name: String,
         _ body: @escaping @Sendable (HostCallContext, repeat each Argument) throws -> Void

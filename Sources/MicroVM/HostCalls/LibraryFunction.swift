@@ -30,11 +30,12 @@ enum LibraryFunction: String, CaseIterable {
         case .stackCheckFailed:
             throw Misbehaviour(.stackCorruption, isInHostCall: true)
         case .write:
-            let stream = SandboxConfiguration.OutputStream(
-                rawValue: Int32(truncatingIfNeeded: try reader.nextInteger()))
+            let number = Int32(truncatingIfNeeded: try reader.nextInteger())
+            let stream = SandboxConfiguration.OutputStream(rawValue: number)
             let bytes = unsafe try Self.bytes(&reader, memory, .read)
             guard let stream else {
-                throw Misbehaviour(.invalidHostCall, message: "Only streams 1 and 2 can be written.", isInHostCall: true)
+                let message = "Only streams 1 and 2 can be written."
+                throw Misbehaviour(.invalidHostCall, message: message, isInHostCall: true)
             }
             unsafe Self.write(UnsafeRawBufferPointer(bytes), to: stream, runLoop.output)
         case .clock:
@@ -86,7 +87,8 @@ enum LibraryFunction: String, CaseIterable {
         case .standardStreams:
             var rest = unsafe bytes[...]
             while unsafe !rest.isEmpty {
-                let written = unsafe Glibc.write(stream.rawValue, UnsafeRawBufferPointer(rebasing: rest).baseAddress, rest.count)
+                let next = unsafe UnsafeRawBufferPointer(rebasing: rest)
+                let written = unsafe Glibc.write(stream.rawValue, next.baseAddress, next.count)
                 if written < 0, errno == EINTR { continue }
                 // A closed or full stream loses the guest's output; that is no reason to end the guest.
                 guard written > 0 else { return }
@@ -102,8 +104,8 @@ enum LibraryFunction: String, CaseIterable {
             let count = unsafe shim_random(rest.base.baseAddress! + rest.startIndex, rest.count)
             if count < 0, errno == EINTR { continue }
             guard count > 0 else {
-                throw SandboxError(
-                    .systemCallFailed, "The kernel gives no random bytes.", underlyingError: Errno(rawValue: errno))
+                let error = Errno(rawValue: errno)
+                throw SandboxError(.systemCallFailed, "The kernel gives no random bytes.", underlyingError: error)
             }
             unsafe rest = rest.dropFirst(count)
         }

@@ -85,7 +85,10 @@ import SystemPackage
         if count == 0 { return unsafe UnsafeMutableRawBufferPointer(start: nil, count: 0) }
         guard addressSpace.permits(access, address: address, count: count) else {
             let violation = GuestPointerViolation(
-                address: address, count: count, access: access.contains(.write) ? .write : .read)
+                address: address,
+                count: count,
+                access: access.contains(.write) ? .write : .read
+            )
             throw SandboxError(.invalidPointer, violation.description, underlyingError: violation)
         }
         // Regions lie inside the mapping, so this count fits an Int.
