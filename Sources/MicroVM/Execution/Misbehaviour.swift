@@ -136,13 +136,10 @@ extension RunLoop {
         case 13 where isPortInstruction(at: registers.rip):
             misbehaviour.kind = .portAccess
             misbehaviour.port = port(ofInstructionAt: registers.rip, registers: registers)
-        case 6
-        where instructionBytes(at: registers.rip, count: 2) == [0x0f, 0x05]
-            || instructionBytes(at: registers.rip, count: 2) == [0x0f, 0x34]
-            || instructionBytes(at: registers.rip, count: 1) == [0xcd],
-            13
-        where instructionBytes(at: registers.rip, count: 2) == [0x0f, 0x34]
-            || instructionBytes(at: registers.rip, count: 1) == [0xcd]:
+        case 6 where isSystemCallInstruction(at: registers.rip), 13 where isSystemCallInstruction(at: registers.rip):
+            misbehaviour.kind = .systemCall
+        case 13 where (frame.errorCode ?? 0) & 1 << 1 != 0:
+            // The error code names a gate of the interrupt descriptor table: only `int` looks for one from ring 3.
             misbehaviour.kind = .systemCall
         default:
             break
@@ -181,6 +178,12 @@ extension RunLoop {
 
     private func instructionBytes(at address: UInt64, count: UInt64) -> [UInt8] {
         unsafe (try? machine.memory.guestBytes(at: address, count: count, for: .execute)).map { unsafe Array($0) } ?? []
+    }
+
+    /// `syscall`, `sysenter` or `int`.
+    private func isSystemCallInstruction(at address: UInt64) -> Bool {
+        let bytes = instructionBytes(at: address, count: 2)
+        return bytes == [0x0f, 0x05] || bytes == [0x0f, 0x34] || bytes.first == 0xcd
     }
 
     /// `in` and `out` in all their forms: E4 to E7 with the port in the instruction, EC to EF and the string forms 6C

@@ -180,8 +180,10 @@ final class RunLoop {
             }
             interruptHandle.leave()
             switch exit {
-            case .ioOut(let port, _, _, _):
+            case .ioOut(let port, let size, let count, _):
                 isExitPending = true
+                // Wider or repeated ones reach the neighbouring ports as well, which the bitmap forbids.
+                guard size == 1, count == 1 else { throw Misbehaviour(.portAccess, port: port) }
                 if port == UInt16(SHIM_PORT_RETURN) { return }
                 guard port == UInt16(SHIM_PORT_HOST_CALL) else { throw portFault(port) }
                 interruptHandle.wakeSleepers()
