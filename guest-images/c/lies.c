@@ -52,7 +52,8 @@ double call_with_doubles(void) { return host_take_doubles(1, 2, 3, 4, 5, 6, 7, 8
 
 /* Calls an import's thunk with the stack pointer elsewhere: the seventh integer and the return address are there. */
 __attribute__((naked)) int64_t call_on_stack(uint64_t stack) {
-    __asm__("pushq %rbp\n\tmovq %rsp, %rbp\n\tmovq %rdi, %rsp\n\tcall host_take@PLT\n\tmovq %rbp, %rsp\n\tpopq %rbp\n\tret");
+    __asm__("pushq %rbp\n\tmovq %rsp, %rbp\n\tmovq %rdi, %rsp\n\tcall host_take@PLT\n\t"
+            "movq %rbp, %rsp\n\tpopq %rbp\n\tret");
 }
 /* Jumps to a thunk with a return address of the caller's choice, without a stack to speak of. */
 __attribute__((naked)) int64_t jump_on_stack(uint64_t stack) {
