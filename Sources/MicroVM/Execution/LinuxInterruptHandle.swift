@@ -22,8 +22,8 @@ import Synchronization
     }
 
     /// Why a call is being ended.
-    enum Reason: UInt8 {
-        case none, killed, taskCancelled, timeLimit
+    enum Reason {
+        case killed, taskCancelled, timeLimit
     }
 
     /// Bits of the state byte.
@@ -38,6 +38,8 @@ import Synchronization
         static let stop: UInt8 = 1 << 3
         /// A top-level call is under way.
         static let inCall: UInt8 = 1 << 4
+        /// With CANCEL: it is the cancelled task that ends the call, and not a kill.
+        static let taskCancelled: UInt8 = 1 << 5
 
         static let requests = cancel | debugInterrupt | stop
     }
@@ -45,7 +47,6 @@ import Synchronization
     private static let sendersClosed: UInt32 = 1 << 31
 
     private let state = Atomic<UInt8>(0)
-    private let reason = Atomic<UInt8>(Reason.none.rawValue)
     /// How often the virtual CPU has left the guest while somebody waited for that: what killers sleep on.
     private nonisolated(unsafe) let departures: UnsafeMutablePointer<Atomic<UInt32>>
     /// How many threads may be sending a signal, and whether new ones are turned away.
@@ -95,13 +96,25 @@ import Synchronization
     func interrupt(_ reason: Reason) -> KillOutcome {
         guard registerSender() else { return .dropped }
         defer { unregisterSender() }
-        // Relaxed: published by the read-modify-write of `state` below. The first reason stays.
-        _ = self.reason.compareExchange(expected: Reason.none.rawValue, desired: reason.rawValue, ordering: .relaxed)
-        // Acquiring and releasing; partners are `enter` (one of the two sees the other's bit) and `beginCall`.
-        let before = state.bitwiseOr(Bit.cancel, ordering: .acquiringAndReleasing).oldValue
+        // Partners are `enter` (one of the two sees the other's bit) and `beginCall`. The first reason stays.
+        let before = changeState { state in
+            if state & Bit.cancel != 0 { return state }
+            return state | Bit.cancel | (reason == .taskCancelled ? Bit.taskCancelled : 0)
+        }
         guard before & Bit.running != 0 else { return before & Bit.inCall != 0 ? .pending : .notRunning }
         kickUntilOut()
         return .signalled
+    }
+
+    /// Replaces the state in one read-modify-write, acquiring and releasing, and returns what it was.
+    private func changeState(_ change: (UInt8) -> UInt8) -> UInt8 {
+        var before = state.load(ordering: .relaxed)
+        while true {
+            let (exchanged, original) = state.weakCompareExchange(
+                expected: before, desired: change(before), ordering: .acquiringAndReleasing)
+            if exchanged { return original }
+            before = original
+        }
     }
 
     /// Kicks until the virtual CPU is out of the guest, or in it for a later call that nobody wants to end.
@@ -162,11 +175,8 @@ import Synchronization
     /// A top-level call begins: requests that were made for earlier ones are over.
     func beginCall() {
         unsafe shim_deadline_set(target, false)
-        reason.store(Reason.none.rawValue, ordering: .relaxed)
-        // Two steps, so that a kill that falls between them hits this call: it began with the first.
-        // Acquiring and releasing: partner of `interrupt`.
-        state.bitwiseAnd(~Bit.cancel, ordering: .acquiringAndReleasing)
-        state.bitwiseOr(Bit.inCall, ordering: .acquiringAndReleasing)
+        // One step, partner of `interrupt`: a kill comes before it, finds no call and ends none, or comes after it.
+        _ = changeState { $0 & ~(Bit.cancel | Bit.taskCancelled) | Bit.inCall }
     }
 
     /// The top-level call is over, however it ended.
@@ -181,9 +191,9 @@ import Synchronization
         if unsafe shim_deadline_passed(target) { return .end(.timeLimit) }
         // Acquiring and releasing: partner of `interrupt`.
         let before = state.bitwiseOr(Bit.running, ordering: .acquiringAndReleasing).oldValue
-        if before & Bit.cancel != 0 {
+        if let reason = Self.requestedReason(before) {
             leave()
-            return .end(requestedReason)
+            return .end(reason)
         }
         return .enter
     }
@@ -202,13 +212,12 @@ import Synchronization
     var pendingReason: Reason? {
         if unsafe shim_deadline_passed(target) { return .timeLimit }
         // Acquiring: partner of `interrupt`.
-        return state.load(ordering: .acquiring) & Bit.cancel != 0 ? requestedReason : nil
+        return Self.requestedReason(state.load(ordering: .acquiring))
     }
 
-    private var requestedReason: Reason {
-        let reason = Reason(rawValue: reason.load(ordering: .relaxed)) ?? .none
-        // A kill from before this call whose bit was set after it began has had its reason cleared.
-        return reason == .none ? .killed : reason
+    private static func requestedReason(_ state: UInt8) -> Reason? {
+        guard state & Bit.cancel != 0 else { return nil }
+        return state & Bit.taskCancelled != 0 ? .taskCancelled : .killed
     }
 
     /// KVM_RUN was interrupted and nobody had asked for it.

@@ -255,7 +255,7 @@ import SystemPackage
         )
         let (code, what): (SandboxError.Code, String) =
             switch reason {
-            case .none, .killed: (.killed, "was killed")
+            case .killed: (.killed, "was killed")
             case .taskCancelled: (.taskCancelled, "was ended because the task that awaited it was cancelled")
             case .timeLimit: (.timeLimitExceeded, "was ended because its time limit had passed")
             }
