@@ -6,9 +6,10 @@
 #error "swift-microvm runs on Linux x86-64 only: it needs /dev/kvm and an x86-64 processor."
 #endif
 
-// O_CLOEXEC and other names that are not in ISO C.
-#ifndef _GNU_SOURCE
-#define _GNU_SOURCE
+// O_CLOEXEC and other names that are not in ISO C. Not _GNU_SOURCE: with it fd_set has another member than in Swift's
+// module of the C library, and a Swift file that sees both modules does not compile.
+#ifndef _DEFAULT_SOURCE
+#define _DEFAULT_SOURCE
 #endif
 
 // ---- /dev/kvm: begin -------------------------------------------------------------------------------------------
