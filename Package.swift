@@ -46,9 +46,12 @@ let package = Package(
             dependencies: ["LinuxKVM", .product(name: "SystemPackage", package: "swift-system")],
             swiftSettings: settings
         ),
+        .target(name: "AllocationCounter", path: "Tests/AllocationCounter"),
         .testTarget(
             name: "MicroVMTests",
-            dependencies: ["MicroVM", .product(name: "SystemPackage", package: "swift-system")],
+            dependencies: [
+                "MicroVM", "AllocationCounter", .product(name: "SystemPackage", package: "swift-system"),
+            ],
             swiftSettings: settings,
             plugins: ["GuestImages"]
         ),

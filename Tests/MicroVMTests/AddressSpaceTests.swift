@@ -17,19 +17,29 @@ import Testing
             (
                 "with a large thread-local block",
                 .init(
-                    importCount: 1, threadLocalSize: 1 << 20, threadLocalAlignment: 4096, stackSize: page,
-                    arenaSize: page, memoryLimit: 16 << 20)
+                    importCount: 1,
+                    threadLocalSize: 1 << 20,
+                    threadLocalAlignment: 4096,
+                    stackSize: page,
+                    arenaSize: page,
+                    memoryLimit: 16 << 20
+                )
             ),
             (
                 "with an aligned image",
                 .init(
-                    importCount: 3, imageSize: 6 << 20, imageAlignment: 2 << 20,
+                    importCount: 3,
+                    imageSize: 6 << 20,
+                    imageAlignment: 2 << 20,
                     image: [
                         .init(range: 0..<page, permissions: .read),
                         .init(range: page..<2 << 20, permissions: [.read, .execute]),
                         .init(range: (2 << 20) + page..<6 << 20, permissions: [.read, .write]),
                     ],
-                    stackSize: 3 << 20, arenaSize: 5 << 20, memoryLimit: 100 << 20)
+                    stackSize: 3 << 20,
+                    arenaSize: 5 << 20,
+                    memoryLimit: 100 << 20
+                )
             ),
             ("of sixteen GiB", .init(importCount: 0, stackSize: 1 << 30, arenaSize: 3 << 30, memoryLimit: 16 << 30)),
         ]
@@ -59,13 +69,17 @@ import Testing
         // The stack and what it could run into.
         let others = layout.regions.map(\.range).filter { $0 != layout.stack }
         for range in others {
-            #expect(range.upperBound + AddressSpace.stackGuardSize <= layout.stack.lowerBound
-                || range.lowerBound >= layout.stack.upperBound + AddressSpace.guardSize)
+            #expect(
+                range.upperBound + AddressSpace.stackGuardSize <= layout.stack.lowerBound
+                    || range.lowerBound >= layout.stack.upperBound + AddressSpace.guardSize
+            )
         }
         for range in [layout.arena, layout.heap] {
             for other in layout.regions.map(\.range) where other != range {
-                #expect(other.upperBound + AddressSpace.guardSize <= range.lowerBound
-                    || other.lowerBound >= range.upperBound + AddressSpace.guardSize)
+                #expect(
+                    other.upperBound + AddressSpace.guardSize <= range.lowerBound
+                        || other.lowerBound >= range.upperBound + AddressSpace.guardSize
+                )
             }
         }
     }
@@ -73,7 +87,9 @@ import Testing
     @Test(arguments: layouts.map(\.name))
     func `what is permitted is exactly what the regions say`(_ name: String) throws {
         let layout = try Self.layout(name)
-        let borders = Set(layout.regions.flatMap { [$0.range.lowerBound, $0.range.upperBound] } + [0, layout.size, .max])
+        let borders = Set(
+            layout.regions.flatMap { [$0.range.lowerBound, $0.range.upperBound] } + [0, layout.size, .max]
+        )
         let all: [GuestModule.Permissions] = [.read, .write, .execute, [.read, .write], [.read, .execute], []]
         // Byte by byte, from the definition.
         func isPermitted(_ permissions: GuestModule.Permissions, _ address: UInt64) -> Bool {
@@ -114,11 +130,18 @@ import Testing
     }
 
     @Test(arguments: [0, 1, 63, 64, 65, 4096, 100_000], [1, 8, 64, 4096] as [UInt64])
-    func `the thread pointer is aligned, and the block before it is mapped`(_ size: UInt64, _ alignment: UInt64) throws {
+    func `the thread pointer is aligned, and the block before it is mapped`(_ size: UInt64, _ alignment: UInt64) throws
+    {
         let layout = try AddressSpace(
             .init(
-                importCount: 2, threadLocalSize: size, threadLocalAlignment: alignment, stackSize: Self.page,
-                arenaSize: Self.page, memoryLimit: 1 << 20))
+                importCount: 2,
+                threadLocalSize: size,
+                threadLocalAlignment: alignment,
+                stackSize: Self.page,
+                arenaSize: Self.page,
+                memoryLimit: 1 << 20
+            )
+        )
         #expect(layout.threadPointer % alignment == 0 && layout.threadPointer % 64 == 0)
         #expect(layout.permits([.read, .write], address: layout.threadPointer - size, count: size + 64))
     }
@@ -172,7 +195,9 @@ import Testing
             addresses.formUnion(stride(from: 0, to: layout.size, by: Int(layout.size / 4096 / 4096 * 4096 + 4096)))
             for region in layout.regions {
                 for border in [region.range.lowerBound, region.range.upperBound] {
-                    for distance in [-2, -1, 0, 1] { addresses.insert(border &+ UInt64(bitPattern: Int64(distance * 4096))) }
+                    for distance in [-2, -1, 0, 1] {
+                        addresses.insert(border &+ UInt64(bitPattern: Int64(distance * 4096)))
+                    }
                 }
             }
         }

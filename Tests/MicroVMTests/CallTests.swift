@@ -3,7 +3,7 @@ import Testing
 @testable import MicroVM
 
 /// Values go into the guest and come back as they were.
-@Suite(.requiresKVM, .timeLimit(.minutes(1))) struct CallTests {
+@Suite(.requiresKVM, .timeLimit(.minutes(5))) struct CallTests {
     private func expectEcho<Value: GuestValue & FixedWidthInteger>(
         _ type: Value.Type,
         _ name: String,
@@ -97,7 +97,19 @@ import Testing
         #expect(try await sandbox.call("sum_10", 1, 2, 3, 4, 5, 6, 7, 8, 9, 10) == 385)
         #expect(try await sandbox.call("sum_11", 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, -11) == 264)
         let sum: Double = try await sandbox.call(
-            "sum_11_doubles", 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0, 10.0, 11.0)
+            "sum_11_doubles",
+            1.0,
+            2.0,
+            3.0,
+            4.0,
+            5.0,
+            6.0,
+            7.0,
+            8.0,
+            9.0,
+            10.0,
+            11.0
+        )
         #expect(sum == 506)
     }
 
@@ -148,7 +160,9 @@ import Testing
         let bytes = (0..<count).map { UInt8(truncatingIfNeeded: $0 &* 31) }
         #expect(try await sandbox.call("echo", bytes) == bytes)
         #expect(try await sandbox.call("reverse", bytes) == Array(bytes.reversed()))
-        #expect(try await sandbox.call("byte_sum", bytes, returning: UInt64.self) == bytes.reduce(0) { $0 + UInt64($1) })
+        #expect(
+            try await sandbox.call("byte_sum", bytes, returning: UInt64.self) == bytes.reduce(0) { $0 + UInt64($1) }
+        )
         let thinned = stride(from: 0, to: min(count / 3 * 3, 24576), by: 3).map { bytes[$0] }
         #expect(try await sandbox.call("thin_out", bytes) == thinned)
     }
@@ -165,7 +179,8 @@ import Testing
         try await sandbox.call("nothing", arguments: [1, 2.0, "three"])
     }
 
-    @Test func `what a guest keeps in its variables persists from call to call, and in no other sandbox`() async throws {
+    @Test func `what a guest keeps in its variables persists from call to call, and in no other sandbox`() async throws
+    {
         let sandbox = try await Guest.echo.sandbox()
         let other = try await Guest.echo.sandbox()
         for step in 1...5 {
@@ -257,7 +272,10 @@ import Testing
         let fitting = [UInt8](repeating: 1, count: 8191)
         #expect(try await sandbox.call("byte_sum", fitting, returning: Int.self) == 8191)
         #expect(await code { try await sandbox.call("byte_sum", fitting + [1]) } == .argumentTooLarge)
-        #expect(await code { try await sandbox.call("byte_sum", [UInt8](repeating: 1, count: 1 << 20)) } == .argumentTooLarge)
+        #expect(
+            await code { try await sandbox.call("byte_sum", [UInt8](repeating: 1, count: 1 << 20)) }
+                == .argumentTooLarge
+        )
         // Two of them share the arena, and an empty one needs a byte too.
         #expect(await code { try await sandbox.call("concatenate", fitting, "") } == .argumentTooLarge)
         let half = String(repeating: "h", count: 4000)
@@ -267,7 +285,9 @@ import Testing
         for _ in 0..<20 { #expect(try await sandbox.call("echo", fitting) == fitting) }
     }
 
-    @Test func `a result that is not what it should be is the caller's to handle, and the sandbox lives on`() async throws {
+    @Test func `a result that is not what it should be is the caller's to handle, and the sandbox lives on`()
+        async throws
+    {
         let sandbox = try await Guest.echo.sandbox()
         func spanCode(_ address: UInt64, _ count: UInt64) async -> SandboxError.Code? {
             await code { _ = try await sandbox.call("wild_span", address, count, returning: [UInt8].self) }
@@ -285,7 +305,8 @@ import Testing
             (0, 1), (0xffff, 2), (0x10000, 1), (0x11000, 8), (0x13000, 8), (0x20000, 16), (0x21000, 8), (0x22000, 1),
             (layout.stack.upperBound, 1), (layout.stack.lowerBound - 1, 2), (layout.arena.upperBound - 1, 2),
             (layout.heap.upperBound - 1, 2), (layout.heap.upperBound, 1), (layout.pageTables.lowerBound, 8),
-            (layout.size, 1), (layout.heap.lowerBound, .max), (layout.heap.lowerBound, 1 << 63), (.max, 1), (.max, .max),
+            (layout.size, 1), (layout.heap.lowerBound, .max), (layout.heap.lowerBound, 1 << 63), (.max, 1),
+            (.max, .max),
             (0x8000_0000_0000_0000, 1), (layout.heap.lowerBound, layout.heap.upperBound),
         ]
         for (address, count) in places { #expect(await spanCode(address, count) == .invalidResult) }

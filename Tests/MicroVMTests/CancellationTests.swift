@@ -4,7 +4,7 @@ import Testing
 @testable import MicroVM
 
 /// Cancelling the Swift task that awaits a call ends the call, and no other one.
-@Suite(.requiresKVM, .timeLimit(.minutes(1))) struct CancellationTests {
+@Suite(.requiresKVM, .timeLimit(.minutes(5))) struct CancellationTests {
     @Test func `cancelling the calling task ends a spinning guest`() async throws {
         let sandbox = try await Guest.spin.sandbox()
         let word = try await SharedWord(of: sandbox)
@@ -50,7 +50,9 @@ import Testing
                 HostFunction("host_tick") { () in
                     entered.set()
                     while !cancelled.isSet { sched_yield() }
-                }))
+                }
+            )
+        )
         let call = Task { await #expect(throws: SandboxError.self) { try await sandbox.call("tick_in_a_loop", 100) } }
         await waitUntil { entered.isSet }
         call.cancel()

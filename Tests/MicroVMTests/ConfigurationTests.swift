@@ -4,7 +4,8 @@ import Testing
 
 /// What a configuration may say; none of it needs a guest to run.
 @Suite struct ConfigurationTests {
-    private func validated(_ change: (inout SandboxConfiguration) -> Void) throws(SandboxError) -> SandboxConfiguration {
+    private func validated(_ change: (inout SandboxConfiguration) -> Void) throws(SandboxError) -> SandboxConfiguration
+    {
         var configuration = SandboxConfiguration()
         change(&configuration)
         return try configuration.validated()
@@ -51,7 +52,7 @@ import Testing
         }
     }
 
-    @Test(.requiresKVM, .timeLimit(.minutes(1)), arguments: [0, 4096, 1 << 20, 5 << 20])
+    @Test(.requiresKVM, .timeLimit(.minutes(5)), arguments: [0, 4096, 1 << 20, 5 << 20])
     func `a module that does not fit says what takes the room`(_ limit: UInt64) async throws {
         let error = await #expect(throws: SandboxError.self) {
             try await Guest.arithmetic.sandbox { $0.memoryLimit = limit }
@@ -59,7 +60,7 @@ import Testing
         #expect(error?.code == .invalidConfiguration && error?.message.contains("memoryLimit") == true)
     }
 
-    @Test(.requiresKVM, .timeLimit(.minutes(1)))
+    @Test(.requiresKVM, .timeLimit(.minutes(5)))
     func `the smallest sandbox and a large one both work`() async throws {
         let image = try Guest.arithmetic.module().imageSize
         let smallest = try await Guest.arithmetic.sandbox {

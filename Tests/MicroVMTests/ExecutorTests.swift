@@ -4,7 +4,7 @@ import Testing
 @testable import MicroVM
 
 /// Everything isolated to a sandbox runs on one thread of its own.
-@Suite(.requiresKVM, .timeLimit(.minutes(1))) struct ExecutorTests {
+@Suite(.requiresKVM, .timeLimit(.minutes(5))) struct ExecutorTests {
     private static func thread() -> UInt { UInt(pthread_self()) }
 
     @Test func `a sandbox has one thread, and nobody else has it`() async throws {
@@ -27,7 +27,8 @@ import Testing
     @Test func `host functions run there too`() async throws {
         let threads = Recorder<UInt>()
         let sandbox = try await Guest.hostCalls.sandbox(
-            hostFunctions(HostFunction("host_tick") { () in threads.append(Self.thread()) }))
+            hostFunctions(HostFunction("host_tick") { () in threads.append(Self.thread()) })
+        )
         try await sandbox.call("tick_in_a_loop", 5)
         let thread = await sandbox.run { _ in Self.thread() }
         #expect(threads.all == Array(repeating: thread, count: 5))
@@ -40,7 +41,9 @@ import Testing
             hostFunctions(
                 HostFunction("host_tick") { () in
                     sandboxes.value?.assumeIsolated { checks.append((try? $0.memory) != nil) }
-                }))
+                }
+            )
+        )
         sandboxes.value = sandbox
         try await sandbox.call("call_tick")
         sandboxes.value = nil
@@ -77,7 +80,9 @@ import Testing
         await withTaskGroup(of: Void.self) { group in
             for _ in 0..<100 {
                 group.addTask {
-                    await #expect(throws: Never.self) { _ = try await sandbox.call("add_to_static", 1, returning: Int.self) }
+                    await #expect(throws: Never.self) {
+                        _ = try await sandbox.call("add_to_static", 1, returning: Int.self)
+                    }
                 }
             }
         }

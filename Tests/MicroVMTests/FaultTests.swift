@@ -3,7 +3,7 @@ import Testing
 @testable import MicroVM
 
 /// What a guest may not do comes back as a typed fault, and nothing but its own sandbox notices.
-@Suite(.requiresKVM, .timeLimit(.minutes(1))) struct FaultTests {
+@Suite(.requiresKVM, .timeLimit(.minutes(5))) struct FaultTests {
     /// One function of the guest, and what has to come of it.
     struct Misdeed: Sendable, CustomTestStringConvertible {
         var function: String
@@ -29,8 +29,13 @@ import Testing
             _ arguments: [UInt64] = []
         ) -> Misdeed {
             Misdeed(
-                function: function, arguments: arguments, kinds: [.memoryAccess], vectors: [14], access: access,
-                address: address)
+                function: function,
+                arguments: arguments,
+                kinds: [.memoryAccess],
+                vectors: [14],
+                access: access,
+                address: address
+            )
         }
 
         static func protection(_ function: String, _ arguments: [UInt64] = []) -> Misdeed {
@@ -40,14 +45,21 @@ import Testing
         /// An instruction that one processor calls undefined and the other privileged.
         static func forbidden(_ function: String, _ arguments: [UInt64] = []) -> Misdeed {
             Misdeed(
-                function: function, arguments: arguments, kinds: [.generalProtection, .invalidInstruction],
-                vectors: [13, 6])
+                function: function,
+                arguments: arguments,
+                kinds: [.generalProtection, .invalidInstruction],
+                vectors: [13, 6]
+            )
         }
 
         static func port(_ function: String, _ port: UInt16, _ arguments: [UInt64] = []) -> Misdeed {
             Misdeed(
-                function: function, arguments: [UInt64(port)] + arguments, kinds: [.portAccess], vectors: [13],
-                port: port)
+                function: function,
+                arguments: [UInt64(port)] + arguments,
+                kinds: [.portAccess],
+                vectors: [13],
+                port: port
+            )
         }
 
         func at(_ place: Place) -> Misdeed {
@@ -95,19 +107,32 @@ import Testing
 
     static let stack: [Misdeed] = [
         Misdeed(
-            function: "overflow_stack", kinds: [.stackOverflow], vectors: [14], access: .write, place: .named("recurse")),
+            function: "overflow_stack",
+            kinds: [.stackOverflow],
+            vectors: [14],
+            access: .write,
+            place: .named("recurse")
+        ),
         Misdeed(function: "use_stack", arguments: [2 << 20], kinds: [.stackOverflow], vectors: [14], access: .write),
         // From the bottom of the stack, a block that ends within the guard.
         Misdeed(
-            function: "leap_over_stack", arguments: [(1 << 20) + (512 << 10)], kinds: [.stackOverflow], vectors: [14],
-            access: .write),
+            function: "leap_over_stack",
+            arguments: [(1 << 20) + (512 << 10)],
+            kinds: [.stackOverflow],
+            vectors: [14],
+            access: .write
+        ),
         .memory("stack_pointer_null", .write, 0xffff_ffff_ffff_fff8),
         .memory("stack_pointer_wild", .write, 0x7fff_ffff_fff8, [0x7fff_ffff_fff8 + 8]),
         .memory("stack_pointer_wild", .write, 0x12ff8, [0x13000]),
         Misdeed(function: "stack_pointer_non_canonical", kinds: [.stackSegment], vectors: [12]),
         Misdeed(function: "stack_pointer_null_then_trap", kinds: [.invalidInstruction], vectors: [6]),
         Misdeed(
-            function: "smash_stack", kinds: [.stackCorruption], vectors: [nil], place: .named("copy_too_much")),
+            function: "smash_stack",
+            kinds: [.stackCorruption],
+            vectors: [nil],
+            place: .named("copy_too_much")
+        ),
         Misdeed(function: "fail_stack_check", kinds: [.stackCorruption], vectors: [nil]),
     ]
 
@@ -157,13 +182,20 @@ import Testing
         // An answer of "not permitted" is the other thing that may come of it; patching the instruction for another
         // maker's processor is refused by the page it is in.
         Misdeed(
-            function: "call_hypervisor_intel", kinds: [.generalProtection, .invalidInstruction, .memoryAccess],
-            vectors: [13, 6, 14], mayReturn: true),
+            function: "call_hypervisor_intel",
+            kinds: [.generalProtection, .invalidInstruction, .memoryAccess],
+            vectors: [13, 6, 14],
+            mayReturn: true
+        ),
         Misdeed(
-            function: "call_hypervisor_amd", kinds: [.generalProtection, .invalidInstruction, .memoryAccess],
-            vectors: [13, 6, 14], mayReturn: true),
+            function: "call_hypervisor_amd",
+            kinds: [.generalProtection, .invalidInstruction, .memoryAccess],
+            vectors: [13, 6, 14],
+            mayReturn: true
+        ),
         .protection("load_stack_segment", [0]), .protection("far_jump", [0]), .protection("far_return", [0]),
-        .protection("far_jump", [0x10]), .protection("far_return", [0x10]), .protection("interrupt_return", [0x10, 0x18]),
+        .protection("far_jump", [0x10]), .protection("far_return", [0x10]),
+        .protection("interrupt_return", [0x10, 0x18]),
         .protection("load_stack_segment", [0x18]), .protection("load_data_segment", [0xfff8]),
     ]
 
@@ -183,8 +215,12 @@ import Testing
 
     static let pointers: [Misdeed] = [
         Misdeed(
-            function: "write_with_bad_pointer", kinds: [.invalidPointer], vectors: [nil], access: .read,
-            address: 0x7f00_0000_0000),
+            function: "write_with_bad_pointer",
+            kinds: [.invalidPointer],
+            vectors: [nil],
+            access: .read,
+            address: 0x7f00_0000_0000
+        ),
         Misdeed(function: "random_into_own_code", kinds: [.invalidPointer], vectors: [nil], access: .write),
     ]
 
@@ -302,7 +338,9 @@ import Testing
     }
 
     @Test(arguments: ["return_with_wrong_registers", "return_with_null_fs", "set_fs_base"])
-    func `a function that breaks the calling convention breaks its own sandbox at most`(_ function: String) async throws {
+    func `a function that breaks the calling convention breaks its own sandbox at most`(
+        _ function: String
+    ) async throws {
         let sandbox = try await Guest.faults.sandbox()
         for name in [function, "smash_stack"] {
             let error = await #expect(throws: SandboxError.self) {

@@ -4,6 +4,8 @@ import Testing
 
 /// No sequence of bytes traps, hangs or takes more than a small multiple of its length: each is a sound module or is
 /// refused.
+///
+/// The long tests give way to others now and then: they would take every thread of the cooperative pool for themselves.
 @Suite(.timeLimit(.minutes(5))) struct GuestModuleHostileTests {
     /// Whether it was loaded; what is loaded has to be sound, and what is not has to be called an invalid module.
     @discardableResult
@@ -73,7 +75,7 @@ import Testing
     }
 
     @Test(arguments: modules.map(\.name))
-    func `a module that is cut off anywhere is loaded or refused`(_ name: String) throws {
+    func `a module that is cut off anywhere is loaded or refused`(_ name: String) async throws {
         let bytes = try #require(Self.modules.first { $0.name == name }).bytes
         let module = try GuestModule(bytes)
         // After what is loaded there are only names for reports, without which a module is still loaded: fewer cuts do.
@@ -81,6 +83,7 @@ import Testing
         var prefix = bytes
         for length in bytes.indices.reversed() {
             prefix.removeLast()
+            if length % 64 == 0 { await Task.yield() }
             guard length > loadedSize, length % max(1, (bytes.count - loadedSize) / 500) != 0 else {
                 #expect(tryToLoad(prefix) == (length >= loadedSize))
                 continue
@@ -89,12 +92,13 @@ import Testing
     }
 
     @Test(arguments: modules.map(\.name))
-    func `a module with one wrong byte is loaded or refused`(_ name: String) throws {
+    func `a module with one wrong byte is loaded or refused`(_ name: String) async throws {
         let bytes = try #require(Self.modules.first { $0.name == name }).bytes
         var generator = Generator(state: 1)
         var copy = bytes
         var loaded = 0
-        for _ in 0..<2_000 {
+        for step in 0..<2_000 {
+            if step % 64 == 0 { await Task.yield() }
             let index = Int.random(in: copy.indices, using: &generator)
             copy[index] = UInt8.random(in: 0...255, using: &generator)
             if tryToLoad(copy) { loaded += 1 }
@@ -105,12 +109,13 @@ import Testing
     }
 
     @Test(arguments: modules.map(\.name))
-    func `a module with several wrong bytes where it matters is loaded or refused`(_ name: String) throws {
+    func `a module with several wrong bytes where it matters is loaded or refused`(_ name: String) async throws {
         let bytes = try #require(Self.modules.first { $0.name == name }).bytes
         // Everything but zeros.
         let places = bytes.indices.filter { bytes[$0] != 0 }
         var generator = Generator(state: 2)
-        for _ in 0..<500 {
+        for step in 0..<500 {
+            if step % 64 == 0 { await Task.yield() }
             var copy = bytes
             for _ in 0..<Int.random(in: 1...6, using: &generator) {
                 guard let place = places.randomElement(using: &generator) else { return }
@@ -123,7 +128,7 @@ import Testing
     }
 
     @Test(arguments: craftedModules.map(\.name))
-    func `a module with any word at a limit is loaded or refused`(_ name: String) throws {
+    func `a module with any word at a limit is loaded or refused`(_ name: String) async throws {
         let bytes = try #require(Self.craftedModules.first { $0.name == name }).bytes
         let size = UInt64(bytes.count)
         let limits: [UInt64] = [
@@ -136,6 +141,7 @@ import Testing
             let wasZero = isZero
             isZero = bytes[offset..<offset + 8].allSatisfy { $0 == 0 }
             if isZero, wasZero { continue }
+            await Task.yield()
             var copy = bytes
             for limit in limits {
                 copy.store(limit, at: offset)

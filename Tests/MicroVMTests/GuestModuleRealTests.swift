@@ -4,9 +4,9 @@ import Testing
 
 /// Modules as linkers make them.
 @Suite struct GuestModuleRealTests {
-    @Test(arguments: realModules().map(\.name))
+    @Test(arguments: linkedModules().map(\.name))
     func `a linker's module is loaded`(_ name: String) throws {
-        let real = try #require(realModules().first { $0.name == name })
+        let real = try #require(linkedModules().first { $0.name == name })
         let module = try GuestModule(real.bytes, name: name)
         expectSound(module)
         let sum = try #require(module.export(named: "sum"))
@@ -24,5 +24,22 @@ import Testing
         for mapping in module.mappings where mapping.permissions.contains(.execute) {
             #expect(mapping.range.contains(sum.address))
         }
+    }
+
+    @Test(arguments: Guest.allCases)
+    func `every guest is loaded, and knows the names of its functions`(_ guest: Guest) throws {
+        let module = try guest.module()
+        expectSound(module)
+        #expect(module.name == "\(guest.rawValue).so")
+        let functions = module.exports.filter { $0.kind == .function }
+        #expect(!functions.isEmpty)
+        for function in functions {
+            let symbol = try #require(module.symbol(at: function.address))
+            // Functions with the same code may share an address.
+            let same = functions.filter { $0.address == function.address }
+            #expect(symbol.offset == 0 && same.contains { $0.name == symbol.name })
+        }
+        // The runtime is no part of what a module offers.
+        #expect(module.export(named: "malloc") == nil && module.export(named: "printf") == nil)
     }
 }

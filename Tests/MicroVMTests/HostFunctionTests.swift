@@ -3,7 +3,7 @@ import Testing
 @testable import MicroVM
 
 /// Guests call Swift closures like C functions.
-@Suite(.requiresKVM, .timeLimit(.minutes(1))) struct HostFunctionTests {
+@Suite(.requiresKVM, .timeLimit(.minutes(5))) struct HostFunctionTests {
     private struct Refusal: Error, Equatable { var number: Int }
 
     private func sandbox(_ replacements: HostFunction...) async throws -> Sandbox {
@@ -47,7 +47,8 @@ import Testing
                     -> Double in
                 seen.append("\(a) \(b) \(c) \(d) \(e) \(f) \(g) \(h) \(i) \(j)")
                 return -0.5
-            })
+            }
+        )
         #expect(try await sandbox.call("call_mix") == -0.5)
         #expect(seen.all == ["-1 2.5 3 4.25 true -6 7 -8 9 -10"])
     }
@@ -90,7 +91,8 @@ import Testing
                     }
                 }
                 return try context.memory.withBytes(of: buffer) { Int64($0.byteCount) }
-            })
+            }
+        )
         let bytes: [UInt8] = try await sandbox.call("call_fill", UInt64(100))
         #expect(bytes == (0..<100).map { UInt8(truncatingIfNeeded: $0 * 3) })
         #expect(try await sandbox.call("call_fill", UInt64(0), returning: [UInt8].self) == [])
@@ -124,7 +126,8 @@ import Testing
                     }
                 }
                 return (reads ? 1 : 0) + (writes ? 2 : 0)
-            })
+            }
+        )
     }
 
     @Test func `a host function reaches what the guest reaches, and nothing of the library's`() async throws {
@@ -158,7 +161,8 @@ import Testing
         let sandbox = try await sandbox(
             HostFunction("host_pointer") { (context: HostCallContext, address: UInt64, count: UInt64) -> UInt64 in
                 try context.memory.load(GuestPointer<UInt64>(address: address))
-            })
+            }
+        )
         #expect(await code { _ = try await permissions(sandbox, 0x21000, 8) } == .invalidPointer)
         await expectPoisoned(sandbox, "call_tick")
     }
@@ -168,7 +172,8 @@ import Testing
             HostFunction("host_fill") { (context: HostCallContext, buffer: GuestBuffer) -> Int64 in
                 try context.memory.store(Array(repeating: 1, count: Int(buffer.count) + 1), to: buffer)
                 return 0
-            })
+            }
+        )
         #expect(await code { try await sandbox.call("call_fill", UInt64(10)) } == .invalidPointer)
     }
 
@@ -204,7 +209,8 @@ import Testing
             HostFunction("host_add") { (left: Int64, right: Int64) -> Int64 in
                 if left == 3 { throw Refusal(number: Int(left)) }
                 return left + right
-            })
+            }
+        )
         #expect(try await sandbox.call("call_add", 1, 2) == 3)
         await #expect(throws: Refusal(number: 3)) { try await sandbox.call("add_in_a_loop", 10) }
         await expectPoisoned(sandbox, "call_tick")
@@ -212,7 +218,8 @@ import Testing
 
     @Test func `a result that is too long for the arena ends the call`() async throws {
         let functions = hostFunctions(
-            HostFunction("host_concatenate") { (_: String, _: String) -> String in String(repeating: "x", count: 4096) })
+            HostFunction("host_concatenate") { (_: String, _: String) -> String in String(repeating: "x", count: 4096) }
+        )
         let sandbox = try await Guest.hostCalls.sandbox(functions) { $0.argumentArenaSize = 4096 }
         #expect(await code { try await sandbox.call("call_concatenate", "a", "b") } == .argumentTooLarge)
         await expectPoisoned(sandbox, "call_tick")
@@ -266,8 +273,20 @@ func lieFunctions(_ seen: Recorder<String> = Recorder()) -> [HostFunction] {
             return text + text
         },
         HostFunction("host_take_doubles") {
-            (a: Double, b: Double, c: Double, d: Double, e: Double, f: Double, g: Double, h: Double, i: Double,
-                j: Double, k: Int, l: Float) -> Double in
+            (
+                a: Double,
+                b: Double,
+                c: Double,
+                d: Double,
+                e: Double,
+                f: Double,
+                g: Double,
+                h: Double,
+                i: Double,
+                j: Double,
+                k: Int,
+                l: Float
+            ) -> Double in
             var sum = 0.0
             for (index, value) in [a, b, c, d, e, f, g, h, i, j, Double(k), Double(l)].enumerated() {
                 sum += Double(index + 1) * value

@@ -3,7 +3,7 @@ import Testing
 @testable import MicroVM
 
 /// The distribution's zlib, as it is, decompresses what the distribution's gzip has made.
-@Suite(.requiresKVM, .timeLimit(.minutes(1))) struct InflateTests {
+@Suite(.requiresKVM, .timeLimit(.minutes(5))) struct InflateTests {
     private let workshop: Workshop
 
     init() throws { workshop = try Workshop() }

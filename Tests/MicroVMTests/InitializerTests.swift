@@ -3,7 +3,7 @@ import Testing
 @testable import MicroVM
 
 /// A module's initialisers run in its sandbox before anything else, under the rules of any call.
-@Suite(.requiresKVM, .timeLimit(.minutes(1))) struct InitializerTests {
+@Suite(.requiresKVM, .timeLimit(.minutes(5))) struct InitializerTests {
     @Test func `initialisers run in their order, once, before the first call`() async throws {
         let lines = Recorder<String>()
         let sandbox = try await Guest.initializers.sandbox {
@@ -84,7 +84,10 @@ import Testing
         var configuration = SandboxConfiguration()
         configuration.output = .handler { _, _ in lines.append("output") }
         let sandbox = try await Sandbox(
-            Guest.initializers.module(), configuration: configuration, beforeInitializers: { _ in lines.append("handle") })
+            Guest.initializers.module(),
+            configuration: configuration,
+            beforeInitializers: { _ in lines.append("handle") }
+        )
         #expect(lines.all == ["handle", "output"])
         _ = sandbox
         let none = Recorder<LinuxInterruptHandle>()

@@ -4,7 +4,7 @@ import Testing
 @testable import MicroVM
 
 /// A call can be ended from any thread, and the one after it is never hit.
-@Suite(.requiresKVM, .timeLimit(.minutes(1))) struct KillTests {
+@Suite(.requiresKVM, .timeLimit(.minutes(5))) struct KillTests {
     @Test func `a spinning guest is killed, and the error says where it was`() async throws {
         let guest = try await SpinningGuest()
         #expect(await onThread { guest.handle.kill() } == .signalled)
@@ -74,7 +74,9 @@ import Testing
                     entered.set()
                     while !killed.isSet { sched_yield() }
                     ended.set()
-                }))
+                }
+            )
+        )
         let call = Task { await #expect(throws: SandboxError.self) { try await sandbox.call("tick_in_a_loop", 10) } }
         await waitUntil { entered.isSet }
         #expect(sandbox.interruptHandle.kill() == .pending)
@@ -96,7 +98,9 @@ import Testing
                 HostFunction("host_add") { (left: Int64, right: Int64) -> Int64 in
                     if right == 5, let outcome = handle.value?.kill() { outcomes.append(outcome) }
                     return left + right
-                }))
+                }
+            )
+        )
         handle.value = sandbox.interruptHandle
         let error = await #expect(throws: SandboxError.self) { try await sandbox.call("add_in_a_loop", 1_000) }
         #expect(error?.code == .killed && error?.interruption?.hostFunction == "host_add")
@@ -112,7 +116,9 @@ import Testing
                 HostFunction("host_tick") { () in
                     handle.value?.kill()
                     throw Own()
-                }))
+                }
+            )
+        )
         handle.value = sandbox.interruptHandle
         await #expect(throws: Own.self) { try await sandbox.call("call_tick") }
         await expectPoisoned(sandbox, "call_tick")

@@ -3,7 +3,7 @@ import Testing
 @testable import MicroVM
 
 /// The imports that the library itself provides.
-@Suite(.requiresKVM, .timeLimit(.minutes(1))) struct LibraryFunctionTests {
+@Suite(.requiresKVM, .timeLimit(.minutes(5))) struct LibraryFunctionTests {
     private typealias Line = (stream: SandboxConfiguration.OutputStream, text: String)
 
     private func sandbox(_ guest: Guest, _ lines: Recorder<Line>) async throws -> Sandbox {
@@ -18,7 +18,10 @@ import Testing
         #expect(try await sandbox.call("hello") == 22)
         try await sandbox.call("greet", "Ada")
         try await sandbox.call("complain", "too cold")
-        #expect(lines.all.filter { $0.stream == .standardOutput }.map(\.text).joined() == "Hello from a micro-VM\nHello, Ada!\n")
+        #expect(
+            lines.all.filter { $0.stream == .standardOutput }.map(\.text).joined()
+                == "Hello from a micro-VM\nHello, Ada!\n"
+        )
         #expect(lines.all.filter { $0.stream == .standardError }.map(\.text) == ["too cold"])
     }
 
@@ -65,8 +68,12 @@ import Testing
     }
 
     /// A bad pointer or an absurd length, and what it is for.
-    @Test(arguments: [(0, 1), (0x7f00_0000_0000, 16), (0x10000, 1), (0x21000, 8), (.max, 1), (0x8000_0000_0000_0000, .max)])
-    func `a pointer that is not the guest's own is a fault that names it`(_ address: UInt64, _ length: UInt64) async throws {
+    @Test(arguments: [
+        (0, 1), (0x7f00_0000_0000, 16), (0x10000, 1), (0x21000, 8), (.max, 1), (0x8000_0000_0000_0000, .max),
+    ])
+    func `a pointer that is not the guest's own is a fault that names it`(_ address: UInt64, _ length: UInt64)
+        async throws
+    {
         for stream in [Int32(1), 2] {
             let lines = Recorder<Line>()
             let sandbox = try await sandbox(.hostCalls, lines)
@@ -101,7 +108,9 @@ import Testing
         #expect(error?.fault?.kind == .invalidHostCall)
     }
 
-    @Test(arguments: [("call_abort", "abort()"), ("free_twice", "was freed before"), ("fail_assertion", "assertion failed")])
+    @Test(arguments: [
+        ("call_abort", "abort()"), ("free_twice", "was freed before"), ("fail_assertion", "assertion failed"),
+    ])
     func `the runtime ends a guest with words`(_ function: String, _ words: String) async throws {
         let sandbox = try await Guest.memory.sandbox()
         let error = await #expect(throws: SandboxError.self) { try await sandbox.call(function, arguments: [0]) }

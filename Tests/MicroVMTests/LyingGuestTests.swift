@@ -4,7 +4,7 @@ import Testing
 
 /// The mailbox and the two ports are within a guest's reach. Whatever it puts there ends in a typed fault, a wrong
 /// result of its own, or nothing at all.
-@Suite(.requiresKVM, .timeLimit(.minutes(1))) struct LyingGuestTests {
+@Suite(.requiresKVM, .timeLimit(.minutes(5))) struct LyingGuestTests {
     private func sandbox(_ seen: Recorder<String> = Recorder()) async throws -> Sandbox {
         try await Guest.lies.sandbox(lieFunctions(seen)) { $0.memoryLimit = 8 << 20 }
     }
@@ -111,8 +111,13 @@ import Testing
         for port in [UInt16(0x10), 0x11] {
             do {
                 try await sandbox.call(
-                    "forge_exit_with_noise", port, UInt64(0x21000), UInt64(seed % 2 == 0 ? 512 : 24), seed &* 2 + UInt64(port),
-                    timeLimit: .seconds(2))
+                    "forge_exit_with_noise",
+                    port,
+                    UInt64(0x21000),
+                    UInt64(seed % 2 == 0 ? 512 : 24),
+                    seed &* 2 + UInt64(port),
+                    timeLimit: .seconds(2)
+                )
                 _ = try await sandbox.call("answer", timeLimit: .seconds(2), returning: Int.self)
             } catch let error as SandboxError {
                 let codes: [SandboxError.Code] = [.guestFault, .timeLimitExceeded, .poisoned]
@@ -128,7 +133,14 @@ import Testing
             let sandbox = try await Guest.faults.sandbox()
             // All words but the import's index, which is the fourth: a fill from there with the index, then the port.
             do {
-                try await sandbox.call("forge_exit", UInt16(0x11), UInt64(0x21018), index, value, timeLimit: .seconds(2))
+                try await sandbox.call(
+                    "forge_exit",
+                    UInt16(0x11),
+                    UInt64(0x21018),
+                    index,
+                    value,
+                    timeLimit: .seconds(2)
+                )
             } catch let error as SandboxError {
                 #expect(error.code == .guestFault || error.code == .timeLimitExceeded)
             }
@@ -139,7 +151,8 @@ import Testing
     func `ports can be used at any width, and by string instructions`(_ port: UInt16) async throws {
         let attempts: [(String, [any GuestValue])] = [
             ("out_16", [port, UInt16(0xffff)]), ("out_32", [port, UInt32.max]), ("out_string", [port, UInt64(1)]),
-            ("out_string", [port, UInt64(3000)]), ("in_8", [port]), ("in_32", [port]), ("in_string", [port, UInt64(100)]),
+            ("out_string", [port, UInt64(3000)]), ("in_8", [port]), ("in_32", [port]),
+            ("in_string", [port, UInt64(100)]),
         ]
         for (function, arguments) in attempts {
             let sandbox = try await Guest.faults.sandbox()

@@ -14,7 +14,7 @@ private func plainHandler(_ signal: Int32) { ownHandlerCalls.add(1, ordering: .s
 
 /// The signal that kicks is shared with whoever used it before. Each test has a process of its own, because handlers
 /// belong to processes.
-@Suite(.requiresKVM, .timeLimit(.minutes(1))) struct SignalTests {
+@Suite(.requiresKVM, .timeLimit(.minutes(5))) struct SignalTests {
     private static func install(offset: Int32, withInformation: Bool) -> Int32 {
         let signal = __libc_current_sigrtmin() + offset
         // Before any signal can arrive: a lazy global must not be made in a handler.

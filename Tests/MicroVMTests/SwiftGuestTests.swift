@@ -3,7 +3,7 @@ import Testing
 @testable import MicroVM
 
 /// Guests in Embedded Swift.
-@Suite(.requiresKVM, .timeLimit(.minutes(1))) struct SwiftGuestTests {
+@Suite(.requiresKVM, .timeLimit(.minutes(5))) struct SwiftGuestTests {
     @Test func `print goes to standard output`() async throws {
         let output = Recorder<[UInt8]>()
         let sandbox = try await Guest.swiftHello.sandbox { $0.output = .handler { _, bytes in output.append(bytes) } }

@@ -3,7 +3,7 @@ import Testing
 @testable import MicroVM
 
 /// Thread-local variables, and what lies beside them.
-@Suite(.requiresKVM, .timeLimit(.minutes(1))) struct ThreadLocalTests {
+@Suite(.requiresKVM, .timeLimit(.minutes(5))) struct ThreadLocalTests {
     @Test func `thread-local variables of both models have their values`() async throws {
         let sandbox = try await Guest.threadLocal.sandbox()
         #expect(try await sandbox.call("get_dynamic_initialized") == 7)

@@ -1,58 +1,38 @@
-import Glibc
-import SystemPackage
+import Testing
 
-/// Modules made by the tools that are installed: by LLVM's linker, and by GNU's where it is there. None where there is
-/// no compiler.
-///
-/// Between them they have functions, data, weak and strong imports, initialisers, and thread-local variables of every
-/// model that a shared object can have.
-func realModules() -> [(name: String, bytes: [UInt8])] { modulesMadeOnce }
+@testable import MicroVM
+
+/// Modules made by linkers: the guests of guest-images, and one that has everything a module can have, linked in every
+/// way that LLVM's linker and GNU's know, where those are installed.
+func realModules() -> [(name: String, bytes: [UInt8])] { linkedModules() + guestModules }
+
+/// The module that has everything, linked in different ways: functions, data, weak and strong imports, initialisers,
+/// and thread-local variables of every model that a shared object can have. None where there is no compiler.
+func linkedModules() -> [(name: String, bytes: [UInt8])] { modulesMadeOnce }
+
+/// The guests that differ in how they are linked and in what they have, of those that are small enough to be cut off at
+/// every byte.
+private let guestModules: [(name: String, bytes: [UInt8])] = {
+    let guests: [Guest] = [.initializers, .threadLocal, .hostCalls]
+    return guests.compactMap { guest in (try? contents(of: guest.path)).map { (guest.rawValue, $0) } }
+}()
 
 private let modulesMadeOnce: [(name: String, bytes: [UInt8])] = {
-    var template = Array("/tmp/microvm-modules-XXXXXX".utf8CString)
-    // A zero-terminated array of the required form, which outlives the call.
-    guard unsafe mkdtemp(&template) != nil else { return [] }
-    let folder = String(decoding: template.dropLast().map { UInt8(bitPattern: $0) }, as: UTF8.self)
-    defer { _ = run("rm -rf \(folder)") }
-    guard
-        let file = try? FileDescriptor.open(
-            FilePath("\(folder)/guest.c"),
-            .writeOnly,
-            options: .create,
-            permissions: [.ownerReadWrite]
-        )
-    else { return [] }
-    _ = try? file.closeAfter { try file.writeAll(source.utf8) }
-
-    let compile = "cd \(folder) && clang -target x86_64-unknown-none-elf -ffreestanding -nostdlib -fPIC -O1 -c guest.c"
+    guard let workshop = try? Workshop(), (try? workshop.write(Array(source.utf8), "guest.c")) != nil else { return [] }
+    let compile = "clang -target x86_64-unknown-none-elf -ffreestanding -nostdlib -fPIC -O1 -c guest.c"
     let builds = [
         ("lld", "\(compile) -o a.o && ld.lld -shared a.o -o lld.so"),
         ("lld-initial-exec", "\(compile) -ftls-model=initial-exec -o b.o && ld.lld -shared b.o -o lld-initial-exec.so"),
-        ("lld-stripped", "cd \(folder) && ld.lld -shared -s --hash-style=gnu -Bsymbolic a.o -o lld-stripped.so"),
-        ("lld-based", "cd \(folder) && ld.lld -shared --image-base=0x400000 a.o -o lld-based.so"),
-        ("gnu", "cd \(folder) && ld -shared --hash-style=gnu a.o -o gnu.so"),
-        ("gnu-now", "cd \(folder) && ld -shared --hash-style=gnu -z now -s a.o -o gnu-now.so"),
+        ("lld-stripped", "ld.lld -shared -s --hash-style=gnu -Bsymbolic a.o -o lld-stripped.so"),
+        ("lld-based", "ld.lld -shared --image-base=0x400000 a.o -o lld-based.so"),
+        ("gnu", "ld -shared --hash-style=gnu a.o -o gnu.so"),
+        ("gnu-now", "ld -shared --hash-style=gnu -z now -s a.o -o gnu-now.so"),
     ]
     return builds.compactMap { name, command in
-        guard run(command), let bytes = try? contents("\(folder)/\(name).so") else { return nil }
+        guard workshop.run(command), let bytes = try? workshop.read("\(name).so") else { return nil }
         return (name, bytes)
     }
 }()
-
-private func contents(_ path: String) throws -> [UInt8] {
-    let file = try FileDescriptor.open(FilePath(path), .readOnly)
-    return try file.closeAfter {
-        unsafe try [UInt8](unsafeUninitializedCapacity: 1 << 20) { buffer, count in
-            // The buffer is what the read is bounded by, and `count` what it has written.
-            count = unsafe try file.read(into: UnsafeMutableRawBufferPointer(buffer))
-        }
-    }
-}
-
-private func run(_ command: String) -> Bool {
-    // `system` only reads the command.
-    unsafe system("{ \(command) ; } 2>/dev/null") == 0
-}
 
 private let source = """
     extern int imported(int);

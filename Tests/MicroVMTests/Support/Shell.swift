@@ -21,7 +21,11 @@ final class Workshop {
 
     func write(_ bytes: [UInt8], _ name: String) throws {
         let file = try FileDescriptor.open(
-            folder.appending(name), .writeOnly, options: [.create, .truncate], permissions: .ownerReadWrite)
+            folder.appending(name),
+            .writeOnly,
+            options: [.create, .truncate],
+            permissions: .ownerReadWrite
+        )
         _ = try file.closeAfter { try file.writeAll(bytes) }
     }
 

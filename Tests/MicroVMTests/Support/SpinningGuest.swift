@@ -10,7 +10,7 @@ struct SpinningGuest: Sendable {
 
     var handle: LinuxInterruptHandle { sandbox.interruptHandle }
 
-    /// Begins the call and waits until it spins.
+    /// Begins the call and waits until it spins, or has ended before it came to that.
     init(
         in sandbox: Sandbox,
         timeLimit: Duration? = nil,
@@ -19,12 +19,14 @@ struct SpinningGuest: Sendable {
         self.sandbox = sandbox
         let word = try await SharedWord(of: sandbox)
         word.value = 0
+        let ended = Flag()
         call = Task {
-            await #expect(throws: SandboxError.self, sourceLocation: sourceLocation) {
+            defer { ended.set() }
+            return await #expect(throws: SandboxError.self, sourceLocation: sourceLocation) {
                 try await sandbox.call("spin_and_say_so", word.address, timeLimit: timeLimit)
             }
         }
-        await waitUntil { word.value == 1 }
+        await waitUntil { word.value == 1 || ended.isSet }
     }
 
     init(_ configure: (inout SandboxConfiguration) -> Void = { _ in }) async throws {
