@@ -30,9 +30,13 @@ struct microvm_span call_concatenate(const char *left, size_t left_length, const
     return host_concatenate(left, left_length, right, right_length);
 }
 
-/* Two results of the host side by side: the second must not overwrite the first. */
+/* A result of the host is valid until the next host call, so the first is copied before the second is asked for. */
 struct microvm_span call_concatenate_twice(const char *text, size_t length) {
+    static char copy[4096];
     struct microvm_span once = host_concatenate(text, length, "-", 1);
+    if (once.length > sizeof copy)
+        return (struct microvm_span){copy, 0};
+    once.base = memcpy(copy, once.base, once.length);
     struct microvm_span again = host_concatenate(once.base, once.length, text, length);
     return host_concatenate(once.base, once.length, again.base, again.length);
 }

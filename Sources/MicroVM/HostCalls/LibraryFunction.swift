@@ -37,7 +37,9 @@ enum LibraryFunction: String, CaseIterable {
                 let message = "Only streams 1 and 2 can be written."
                 throw Misbehaviour(.invalidHostCall, message: message, isInHostCall: true)
             }
-            unsafe Self.write(UnsafeRawBufferPointer(bytes), to: stream, runLoop.output)
+            unsafe Self.inPieces(bytes, runLoop) { piece in
+                unsafe Self.write(UnsafeRawBufferPointer(piece), to: stream, runLoop.output)
+            }
         case .clock:
             switch Int32(truncatingIfNeeded: try reader.nextInteger()) {
             case 0: try writer.appendInteger(MonotonicTime.nanoseconds(of: CLOCK_MONOTONIC))
@@ -47,7 +49,7 @@ enum LibraryFunction: String, CaseIterable {
             }
         case .random:
             let bytes = unsafe try Self.bytes(&reader, memory, .write)
-            unsafe try Self.fill(bytes)
+            unsafe try Self.inPieces(bytes, runLoop) { piece in unsafe try Self.fill(piece) }
         case .heap:
             try writer.appendInteger(memory.addressSpace.heap.lowerBound)
             try writer.appendInteger(UInt64(memory.addressSpace.heap.count))
@@ -64,6 +66,20 @@ enum LibraryFunction: String, CaseIterable {
             return unsafe try memory.guestBytes(at: address, count: try reader.nextInteger(), for: access)
         } catch {
             throw InvalidHostCallArgument(error: error)
+        }
+    }
+
+    /// Goes through bytes a mebibyte at a time and stops when the call shall end, which it then does: a guest can name
+    /// all of its memory in one host call.
+    private static func inPieces(
+        _ bytes: UnsafeMutableRawBufferPointer,
+        _ runLoop: RunLoop,
+        _ body: (UnsafeMutableRawBufferPointer) throws -> Void
+    ) rethrows {
+        var rest = unsafe bytes[...]
+        while unsafe !rest.isEmpty, runLoop.interruptHandle.pendingReason == nil {
+            unsafe try body(UnsafeMutableRawBufferPointer(rebasing: rest.prefix(1 << 20)))
+            unsafe rest = rest.dropFirst(1 << 20)
         }
     }
 
@@ -97,7 +113,7 @@ enum LibraryFunction: String, CaseIterable {
         }
     }
 
-    /// Fills from the kernel's generator, which gives at most 32 MiB at a time.
+    /// Fills from the kernel's generator, which may give less than it is asked for.
     private static func fill(_ bytes: UnsafeMutableRawBufferPointer) throws {
         var rest = unsafe bytes[...]
         while unsafe !rest.isEmpty {
