@@ -107,6 +107,11 @@ public struct GuestInterruption: Sendable, Hashable {
     public var registers: GuestRegisters
 }
 
+extension GuestInterruption {
+    /// The symbol, or the address where there is none.
+    var place: String { symbol?.description ?? "0x" + String(instructionPointer, radix: 16) }
+}
+
 /// The general registers of the guest's virtual CPU.
 public struct GuestRegisters: Sendable, Hashable {
     // swift-format-ignore: AllPublicDeclarationsHaveDocumentation

@@ -57,7 +57,14 @@ public struct SandboxError: Error, Sendable {
     /// What went wrong.
     public var code: Code
     /// A full sentence for a person, which says what to do next where something can be done.
-    public var message: String
+    public var message: String {
+        get {
+            text ?? interruption.map { "The guest call \(code.ending ?? "ended"), at \($0.place)." } ?? code.description
+        }
+        set { text = newValue }
+    }
+    /// The message, where it is not made from the other properties when it is asked for.
+    private var text: String?
     /// What the guest did, when ``code`` is ``Code/guestFault``.
     public var fault: GuestFault?
     /// Where a call was when it was killed, when its time was over, or when its task was cancelled.
@@ -67,16 +74,29 @@ public struct SandboxError: Error, Sendable {
 
     init(
         _ code: Code,
-        _ message: String,
+        _ message: String? = nil,
         fault: GuestFault? = nil,
         interruption: GuestInterruption? = nil,
         underlyingError: (any Error)? = nil
     ) {
         self.code = code
-        self.message = message
+        text = message
         self.fault = fault
         self.interruption = interruption
         self.underlyingError = underlyingError
+    }
+}
+
+extension SandboxError.Code {
+    /// How a call ended, for the codes that say so.
+    var ending: String? {
+        switch kind {
+        case .killed: "was killed"
+        case .taskCancelled: "was ended because the task that awaited it was cancelled"
+        case .timeLimitExceeded: "was ended because its time limit had passed"
+        case .guestFault: "faulted"
+        default: nil
+        }
     }
 }
 

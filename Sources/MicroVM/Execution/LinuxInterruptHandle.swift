@@ -135,8 +135,23 @@ import Synchronization
             unsafe shim_immediate_exit_set(target)
             // A full signal queue (EAGAIN) is the only failure while the thread lives: tried again like a lost kick.
             _ = unsafe shim_interrupt_send(target, signal)
-            sleep(until: seen)
+            if !isDeparture(after: seen) { sleep(until: seen) }
         }
+    }
+
+    /// How long a departure is looked for before it is slept for: longer than a kick usually takes.
+    private static let lookingNanoseconds: UInt64 = 100_000
+
+    /// Looks for a departure, and leaves the processor to others meanwhile, maybe to the very thread that is to depart:
+    /// the ended call need not wait until a sleeper has been woken.
+    private func isDeparture(after seen: UInt32) -> Bool {
+        let end = MonotonicTime.now.nanoseconds + Self.lookingNanoseconds
+        repeat {
+            // Acquiring: partner of the addition in `leave`.
+            if unsafe departures.pointee.load(ordering: .acquiring) != seen { return true }
+            shim_thread_yield()
+        } while MonotonicTime.now.nanoseconds < end
+        return false
     }
 
     private func sleep(until seen: UInt32) {

@@ -17,6 +17,19 @@ final class RunLoop {
         case absent
     }
 
+    /// How a call ended half way. In words only when somebody asks.
+    private enum Poison {
+        case call(SandboxError.Code)
+        case hostError
+
+        var ending: String {
+            switch self {
+            case .call(let code): code.ending ?? "ended"
+            case .hostError: "ended in an error of the host"
+            }
+        }
+    }
+
     let machine: GuestMachine
     let module: GuestModule
     let interruptHandle: LinuxInterruptHandle
@@ -25,7 +38,7 @@ final class RunLoop {
     private let thread: VirtualCPUThread
 
     /// Why the memory may be inconsistent, once a call has ended half way.
-    private(set) var poison: String?
+    private var poison: Poison?
     private var isInCall = false
     private var callBegan = MonotonicTime.zero
     private var timer: Int32?
@@ -78,7 +91,10 @@ final class RunLoop {
         if let poison {
             throw SandboxError(
                 .poisoned,
-                "\(poison) The guest's memory may be inconsistent, so this sandbox runs no more calls; make a new one."
+                """
+                An earlier call \(poison.ending). The guest's memory may be inconsistent, so this sandbox runs no more \
+                calls; make a new one.
+                """
             )
         }
         let timer = timeLimit == nil ? nil : try existingTimer()
@@ -140,12 +156,12 @@ final class RunLoop {
             try runToReturn()
         } catch let misbehaviour as Misbehaviour {
             let fault = fault(misbehaviour)
-            poison = "An earlier call faulted."
+            poison = .call(.guestFault)
             throw SandboxError(.guestFault, fault.description + ".", fault: fault)
         } catch let interruption as Interruption {
             throw interrupted(interruption.reason)
         } catch {
-            if hasEnteredGuest { poison = "An earlier call ended in an error of the host." }
+            if hasEnteredGuest { poison = .hostError }
             throw error
         }
     }
@@ -260,15 +276,14 @@ final class RunLoop {
             duration: callBegan.duration(to: .now),
             registers: registers
         )
-        let (code, what): (SandboxError.Code, String) =
+        let code: SandboxError.Code =
             switch reason {
-            case .killed: (.killed, "was killed")
-            case .taskCancelled: (.taskCancelled, "was ended because the task that awaited it was cancelled")
-            case .timeLimit: (.timeLimitExceeded, "was ended because its time limit had passed")
+            case .killed: .killed
+            case .taskCancelled: .taskCancelled
+            case .timeLimit: .timeLimitExceeded
             }
-        if hasEnteredGuest { poison = "An earlier call \(what)." }
-        let location = interruption.symbol?.description ?? "0x\(String(place, radix: 16))"
-        return SandboxError(code, "The guest call \(what), at \(location).", interruption: interruption)
+        if hasEnteredGuest { poison = .call(code) }
+        return SandboxError(code, interruption: interruption)
     }
 
     /// The registers as they are between two guest instructions.
