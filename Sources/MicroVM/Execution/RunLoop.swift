@@ -152,18 +152,18 @@ final class RunLoop {
         machine.mailbox.setStackArgumentCount(UInt32(arguments.stackArgumentCount))
         machine.mailbox.setFunction(function)
         machine.mailbox.giveToGuest()
+        let interruption: LinuxInterruptHandle.Reason?
         do {
-            try runToReturn()
+            interruption = try runToReturn()
         } catch let misbehaviour as Misbehaviour {
             let fault = fault(misbehaviour)
             poison = .call(.guestFault)
             throw SandboxError(.guestFault, fault.description + ".", fault: fault)
-        } catch let interruption as Interruption {
-            throw interrupted(interruption.reason)
         } catch {
             if hasEnteredGuest { poison = .hostError }
             throw error
         }
+        if let interruption { throw interrupted(interruption) }
     }
 
     /// Runs the module's initialisers, all under one limit, as the dynamic loader would: with no arguments to speak of.
@@ -178,11 +178,13 @@ final class RunLoop {
         }
     }
 
-    private func runToReturn() throws {
+    /// Enters the guest until the function has returned, or the call is to be ended from outside for the reason that
+    /// is returned.
+    private func runToReturn() throws -> LinuxInterruptHandle.Reason? {
         while true {
             switch interruptHandle.enter() {
             case .enter: break
-            case .end(let reason): throw Interruption(reason: reason)
+            case .end(let reason): return reason
             }
             // Not before: a request that came during a host call is found here, and the call was there when it came.
             currentImport = nil
@@ -200,14 +202,16 @@ final class RunLoop {
                 isExitPending = true
                 // Wider or repeated ones reach the neighbouring ports as well, which the bitmap forbids.
                 guard size == 1, count == 1 else { throw Misbehaviour(.portAccess, port: port) }
-                if port == UInt16(SHIM_PORT_RETURN) { return }
+                if port == UInt16(SHIM_PORT_RETURN) { return nil }
                 guard port == UInt16(SHIM_PORT_HOST_CALL) else { throw portFault(port) }
                 interruptHandle.wakeSleepers()
+                // A call that shall end ends before a host function is begun for it.
+                if let reason = interruptHandle.pendingReason { return reason }
                 try answerHostCall()
                 machine.mailbox.giveToGuest()
             case .interrupted:
                 isExitPending = false
-                if let reason = interruptHandle.pendingReason { throw Interruption(reason: reason) }
+                if let reason = interruptHandle.pendingReason { return reason }
                 interruptHandle.wakeSleepers()
                 interruptHandle.countSpuriousKick()
             default:
@@ -223,8 +227,6 @@ final class RunLoop {
         guard index < UInt64(imports.count) else {
             throw Misbehaviour(.invalidHostCall, message: "There is no import \(index).", isInHostCall: true)
         }
-        // A call that shall end ends before a host function is begun for it.
-        if let reason = interruptHandle.pendingReason { throw Interruption(reason: reason) }
         currentImport = Int(index)
         var reader = GuestValueReader.arguments(mailbox: machine.mailbox, memory: machine.memory)
         var writer = GuestValueWriter.result(
@@ -255,11 +257,6 @@ final class RunLoop {
     }
 
     // MARK: - Ends
-
-    /// A call is to be ended from outside.
-    private struct Interruption: Error {
-        var reason: LinuxInterruptHandle.Reason
-    }
 
     private func interrupted(_ reason: LinuxInterruptHandle.Reason) -> SandboxError {
         let hostFunction = currentImport.map { module.imports[$0].name }
