@@ -160,10 +160,8 @@ public actor Sandbox {
         returning resultType: Result.Type = Result.self
     ) async throws -> Result {
         let function = try address(of: name)
-        return try await withCallCancellation {
-            try call(function, repeat each argument, timeLimit: timeLimit) { reader throws(SandboxError) in
-                try Result.load(from: &reader)
-            }
+        return try await call(function, repeat each argument, timeLimit: timeLimit) { reader throws(SandboxError) in
+            try Result.load(from: &reader)
         }
     }
 
@@ -176,9 +174,7 @@ public actor Sandbox {
         timeLimit: Duration? = nil
     ) async throws {
         let function = try address(of: name)
-        try await withCallCancellation {
-            try call(function, repeat each argument, timeLimit: timeLimit) { _ in }
-        }
+        try await call(function, repeat each argument, timeLimit: timeLimit) { _ in }
     }
 
     /// Calls a function of the guest with arguments whose types are known only at run time.
@@ -191,10 +187,8 @@ public actor Sandbox {
         returning resultType: Result.Type = Result.self
     ) async throws -> Result {
         let function = try address(of: name)
-        return try await withCallCancellation {
-            try call(function, arguments: arguments, timeLimit: timeLimit) { reader throws(SandboxError) in
-                try Result.load(from: &reader)
-            }
+        return try await call(function, arguments: arguments, timeLimit: timeLimit) { reader throws(SandboxError) in
+            try Result.load(from: &reader)
         }
     }
 
@@ -203,9 +197,7 @@ public actor Sandbox {
     /// - Throws: as ``call(_:_:timeLimit:returning:)``.
     public func call(_ name: String, arguments: [any GuestValue], timeLimit: Duration? = nil) async throws {
         let function = try address(of: name)
-        try await withCallCancellation {
-            try call(function, arguments: arguments, timeLimit: timeLimit) { _ in }
-        }
+        try await call(function, arguments: arguments, timeLimit: timeLimit) { _ in }
     }
 
     /// Looks up a function once, for many calls.
@@ -262,9 +254,7 @@ public actor Sandbox {
         timeLimit: Duration?
     ) async throws -> Result {
         let address = try openRunLoop.machine.memory.addressSpace.imageBase + function.offset
-        return try await withCallCancellation {
-            try call(address, repeat each argument, timeLimit: timeLimit, load: function.load)
-        }
+        return try await call(address, repeat each argument, timeLimit: timeLimit, load: function.load)
     }
 
     private func call<each Argument: GuestValue, Result>(
@@ -272,12 +262,12 @@ public actor Sandbox {
         _ argument: repeat each Argument,
         timeLimit: Duration?,
         load: (inout GuestValueReader) throws(SandboxError) -> Result
-    ) throws -> Result {
+    ) async throws -> Result {
         let runLoop = try begin(timeLimit)
         defer { runLoop.endCall() }
         var writer = runLoop.argumentWriter()
         repeat try (each argument).store(into: &writer)
-        return try finish(runLoop, function, writer, load)
+        return try await finish(runLoop, function, writer, load)
     }
 
     private func call<Result>(
@@ -285,12 +275,12 @@ public actor Sandbox {
         arguments: [any GuestValue],
         timeLimit: Duration?,
         load: (inout GuestValueReader) throws(SandboxError) -> Result
-    ) throws -> Result {
+    ) async throws -> Result {
         let runLoop = try begin(timeLimit)
         defer { runLoop.endCall() }
         var writer = runLoop.argumentWriter()
         for argument in arguments { try argument.store(into: &writer) }
-        return try finish(runLoop, function, writer, load)
+        return try await finish(runLoop, function, writer, load)
     }
 
     private func begin(_ timeLimit: Duration?) throws(SandboxError) -> RunLoop {
@@ -304,8 +294,9 @@ public actor Sandbox {
         _ function: UInt64,
         _ writer: GuestValueWriter,
         _ load: (inout GuestValueReader) throws(SandboxError) -> Result
-    ) throws -> Result {
-        try runLoop.run(function: function, arguments: writer)
+    ) async throws -> Result {
+        // The arguments stay outside: a closure that captures a pack costs a look-up of its tuple's type.
+        try await withCallCancellation { try runLoop.run(function: function, arguments: writer) }
         var reader = runLoop.resultReader()
         do throws(SandboxError) {
             return try load(&reader)
@@ -319,11 +310,11 @@ public actor Sandbox {
 
     /// Ends the call when the task that makes it is cancelled. The handler cannot outlive the operation, so it never
     /// hits a later call.
-    private func withCallCancellation<Result>(_ operation: () throws -> Result) async throws -> Result {
+    private func withCallCancellation(_ operation: () throws -> Void) async throws {
         try await withTaskCancellationHandler {
             // Only a closure that captures the actor is isolated to it; another would run in the cooperative pool.
             runLoop.value?.assertOnThread()
-            return try operation()
+            try operation()
         } onCancel: {
             interruptHandle.cancelForTask()
         }
