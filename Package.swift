@@ -7,6 +7,8 @@ let settings: [SwiftSetting] = [
     .enableUpcomingFeature("InternalImportsByDefault"),
     .enableUpcomingFeature("NonisolatedNonsendingByDefault"),
     .strictMemorySafety(),
+    // Where tests can hold a thread still between two steps of the interruption protocol.
+    .define("SYNCHRONIZATION_POINTS", .when(configuration: .debug)),
 ]
 
 let package = Package(

@@ -34,14 +34,33 @@ static void chain(int signal, siginfo_t *information, void *context) {
     }
 }
 
-// A signal is the library's own if it carries the address of the thread's own target, which nobody else sends.
+// The call under way shall end, unless somebody else has said so already or there is nothing left to end. The timer
+// was armed for this very call: it is disarmed before the call ends, and its signal is the thread's own.
+static void end_call(struct shim_interrupt_target *target, uint64_t reason) {
+    uint64_t state = __atomic_load_n(&target->state, __ATOMIC_RELAXED);
+    do {
+        if (!(state & SHIM_STATE_IN_CALL) || state & (SHIM_STATE_CANCEL | SHIM_STATE_DECIDED)) return;
+        // model: timer_request. Partner of every other read-modify-write of the word.
+    } while (!__atomic_compare_exchange_n(&target->state, &state,
+                                          state | SHIM_STATE_CANCEL | reason << SHIM_STATE_REASON_SHIFT, false,
+                                          __ATOMIC_ACQ_REL, __ATOMIC_RELAXED));
+    // A wait that the signal interrupts is begun again by the kernel, which then finds the word changed.
+    __atomic_add_fetch(&target->attention, 1, __ATOMIC_RELEASE);
+}
+
+// A signal is the library's own if its value points into the thread's own target, which nobody else sends: to its
+// beginning for a kick, behind it by a reason's number for a timer.
 static void handle(int signal, siginfo_t *information, void *context) {
     int saved_errno = errno;
     struct shim_interrupt_target *target = current_target;
-    bool queued = information->si_code == SI_QUEUE || information->si_code == SI_TIMER;
-    if (target && queued && information->si_value.sival_ptr == target) {
+    uintptr_t mark = (uintptr_t)information->si_value.sival_ptr - (uintptr_t)target;
+    bool is_kick = information->si_code == SI_QUEUE && mark == 0;
+    bool is_timer = information->si_code == SI_TIMER &&
+                    (mark == SHIM_REASON_TIME_LIMIT || mark == SHIM_REASON_CPU_TIME_LIMIT);
+    if (target && (is_kick || is_timer)) {
         // The flag first: a loop that finds immediate_exit set must find out why.
-        if (information->si_code == SI_TIMER) shim_deadline_set(target, true);
+        if (is_timer) end_call(target, mark);
+        // model: handler_store
         shim_immediate_exit_set(target);
     } else {
         chain(signal, information, context);
@@ -162,28 +181,24 @@ void shim_immediate_exit_clear(struct shim_interrupt_target *target) {
     if (byte) __atomic_store_n(byte, 0, __ATOMIC_SEQ_CST);
 }
 
-bool shim_deadline_passed(struct shim_interrupt_target *target) {
-    return __atomic_load_n(&target->deadline_passed, __ATOMIC_SEQ_CST);
-}
-
-void shim_deadline_set(struct shim_interrupt_target *target, bool passed) {
-    __atomic_store_n(&target->deadline_passed, passed, __ATOMIC_SEQ_CST);
-}
-
 // The C library's timer_create wraps the kernel's for SIGEV_THREAD; the kernel's own takes a thread's number.
-int shim_timer_create(struct shim_interrupt_target *target, int signal, int32_t *timer) {
+int shim_timer_create(struct shim_interrupt_target *target, int signal, int reason, int32_t *timer) {
     struct sigevent event;
     memset(&event, 0, sizeof event);
     event.sigev_notify = SIGEV_THREAD_ID;
     event.sigev_signo = signal;
-    event.sigev_value.sival_ptr = target;
+    event.sigev_value.sival_ptr = (char *)target + reason;
     event._sigev_un._tid = (int32_t)syscall(SYS_gettid);
-    return syscall(SYS_timer_create, CLOCK_MONOTONIC, &event, timer) ? errno : 0;
+    clockid_t clock = reason == SHIM_REASON_CPU_TIME_LIMIT ? CLOCK_THREAD_CPUTIME_ID : CLOCK_MONOTONIC;
+    return syscall(SYS_timer_create, clock, &event, timer) ? errno : 0;
 }
 
-int shim_timer_arm(int32_t timer, uint64_t nanoseconds) {
+int shim_timer_arm(int32_t timer, uint64_t nanoseconds, uint64_t *left) {
     struct itimerspec time = {{0, 0}, {(time_t)(nanoseconds / 1000000000), (long)(nanoseconds % 1000000000)}};
-    return syscall(SYS_timer_settime, timer, 0, &time, NULL) ? errno : 0;
+    struct itimerspec before = {{0, 0}, {0, 0}};
+    if (syscall(SYS_timer_settime, timer, 0, &time, &before)) return errno;
+    if (left) *left = (uint64_t)before.it_value.tv_sec * 1000000000 + (uint64_t)before.it_value.tv_nsec;
+    return 0;
 }
 
 void shim_timer_delete(int32_t timer) { syscall(SYS_timer_delete, timer); }

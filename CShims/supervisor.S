@@ -130,7 +130,7 @@ shim_trampoline_host_call:
     ret
 3:  call invoke
     movl $SHIM_OWNER_HOST, SHIM_MAILBOX + SHIM_MAILBOX_OWNER
-    outb %al, $SHIM_PORT_RETURN
+    outb %al, $SHIM_PORT_NESTED_RETURN          // a port of its own: returning to the wrong level is found out
     jmp 1b
 
 // __tls_get_addr: there is one module, so the words of the descriptor are distances that add up (AMD64 ABI supplement

@@ -16,6 +16,7 @@
 
 #define SHIM_PORT_RETURN 0x10    // a guest call has returned
 #define SHIM_PORT_HOST_CALL 0x11 // an import has been called
+#define SHIM_PORT_NESTED_RETURN 0x12 // a guest call made from inside a host call has returned
 #define SHIM_EXCEPTION_PORT_BASE 0x20
 
 #define SHIM_OWNER_HOST 0

@@ -6,11 +6,22 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+// The state word's flags: see the article Interruption. Above them the reason why a call shall end, and its number.
+#define SHIM_STATE_CANCEL (1ull << 0)
+#define SHIM_STATE_IN_CALL (1ull << 4)
+#define SHIM_STATE_DECIDED (1ull << 6)
+#define SHIM_STATE_REASON_SHIFT 8
+// Reasons that the timers' signals give.
+#define SHIM_REASON_TIME_LIMIT 3
+#define SHIM_REASON_CPU_TIME_LIMIT 4
+
 // What the signal handler may touch, one for each virtual CPU thread. The words are only ever accessed atomically.
 struct shim_interrupt_target {
+    uint64_t state;                     // flags, reason and number of the call
     uint8_t *_Nullable immediate_exit;  // kvm_run.immediate_exit, or null while there is no virtual CPU
-    uint32_t deadline_passed; // set by a timer's signal, cleared by the virtual CPU thread between calls
-    int32_t thread;           // the thread that signals are sent to, 0 while there is none
+    uint32_t departures;                // changes when the guest has been left: what killers sleep on
+    uint32_t attention;                 // changes when the waiting thread must look again: what it sleeps on
+    int32_t thread;                     // the thread that signals are sent to, 0 while there is none
 };
 
 // SIGRTMIN and SIGRTMAX, which are function calls in disguise.
@@ -36,12 +47,11 @@ int shim_interrupt_send(struct shim_interrupt_target *_Nonnull target, int signa
 void shim_immediate_exit_set(struct shim_interrupt_target *_Nonnull target);
 void shim_immediate_exit_clear(struct shim_interrupt_target *_Nonnull target);
 
-bool shim_deadline_passed(struct shim_interrupt_target *_Nonnull target);
-void shim_deadline_set(struct shim_interrupt_target *_Nonnull target, bool passed);
-
-// A monotonic timer that signals the target's thread, and its arming for `nanoseconds` from now (0 disarms).
-int shim_timer_create(struct shim_interrupt_target *_Nonnull target, int signal, int32_t *_Nonnull timer);
-int shim_timer_arm(int32_t timer, uint64_t nanoseconds);
+// A timer that signals the target's thread, the calling one. On CLOCK_MONOTONIC for SHIM_REASON_TIME_LIMIT, on the
+// thread's own CPU time for SHIM_REASON_CPU_TIME_LIMIT: its signal asks for the end of the call, for that reason.
+int shim_timer_create(struct shim_interrupt_target *_Nonnull target, int signal, int reason, int32_t *_Nonnull timer);
+// Arms it for `nanoseconds` from now (0 disarms), and tells what was left of the time before (0: not armed, or over).
+int shim_timer_arm(int32_t timer, uint64_t nanoseconds, uint64_t *_Nullable left);
 void shim_timer_delete(int32_t timer);
 
 // futex(2), private. A wait ends by a wake, a signal, a changed word, or after `nanoseconds` (0: never).

@@ -94,17 +94,40 @@ public struct GuestSymbol: Sendable, Hashable, CustomStringConvertible {
 }
 
 /// Where a call was when it was ended from outside, and for how long it had run.
-public struct GuestInterruption: Sendable, Hashable {
+public struct GuestInterruption: Sendable {
     /// The address of the next guest instruction.
     public var instructionPointer: UInt64
-    /// The function that address belongs to.
-    public var symbol: GuestSymbol?
+    private let module: GuestModule
+    private let imageBase: UInt64
     /// The import whose host function was running when the call was ended, if one was.
     public var hostFunction: String?
+    /// How many of the calls that were ended had been made from inside host calls.
+    public var callDepth: Int
     /// Wall-clock time from the beginning of the call to its end.
     public var duration: Duration
     /// The general registers at the time of the interruption.
     public var registers: GuestRegisters
+
+    init(
+        instructionPointer: UInt64,
+        module: GuestModule,
+        imageBase: UInt64,
+        hostFunction: String?,
+        callDepth: Int,
+        duration: Duration,
+        registers: GuestRegisters
+    ) {
+        self.instructionPointer = instructionPointer
+        self.module = module
+        self.imageBase = imageBase
+        self.hostFunction = hostFunction
+        self.callDepth = callDepth
+        self.duration = duration
+        self.registers = registers
+    }
+
+    /// The function that ``instructionPointer`` belongs to; looked up when it is asked for.
+    public var symbol: GuestSymbol? { module.symbol(at: instructionPointer, imageBase: imageBase) }
 }
 
 extension GuestInterruption {

@@ -28,9 +28,29 @@ extension GuestFunction where Result: Sendable {
     ///
     /// - Parameters:
     ///   - argument: the arguments.
-    ///   - timeLimit: the wall-clock time the call may take; without limit unless given.
-    /// - Throws: as ``Sandbox/call(_:_:timeLimit:returning:)``.
-    public func callAsFunction(_ argument: repeat each Argument, timeLimit: Duration? = nil) async throws -> Result {
-        try await sandbox.call(self, repeat each argument, timeLimit: timeLimit)
+    ///   - timeLimit: the wall-clock time the call may take; ``SandboxConfiguration/timeLimit`` unless given.
+    ///   - cpuTimeLimit: the CPU time the call may use; ``SandboxConfiguration/cpuTimeLimit`` unless given.
+    /// - Throws: as ``Sandbox/call(_:_:timeLimit:cpuTimeLimit:returning:)``.
+    public func callAsFunction(
+        _ argument: repeat each Argument,
+        timeLimit: Duration? = nil,
+        cpuTimeLimit: Duration? = nil
+    ) async throws -> Result {
+        try HostCallChain.check(sandbox.reference)
+        let options = CallOptions(timeLimit: timeLimit, cpuTimeLimit: cpuTimeLimit)
+        return try await sandbox.perform(offset, repeat each argument, options: options, load: load)
+    }
+
+    /// Starts a call, which can then be awaited and ended by itself.
+    ///
+    /// - Parameters: as those of ``callAsFunction(_:timeLimit:cpuTimeLimit:)``.
+    public func start(
+        _ argument: repeat each Argument,
+        timeLimit: Duration? = nil,
+        cpuTimeLimit: Duration? = nil
+    ) -> GuestCall<Result> {
+        GuestCall(sandbox, timeLimit: timeLimit, cpuTimeLimit: cpuTimeLimit) { options in
+            try await sandbox.perform(offset, repeat each argument, options: options, load: load)
+        }
     }
 }

@@ -14,15 +14,15 @@ import CShims
 /// code that makes many calls does so inside ``run(_:)``, where they cost no hop. While the guest runs it occupies this
 /// thread alone; nothing blocks in the cooperative pool.
 public actor Sandbox {
-    private let thread: VirtualCPUThread
-    /// Ends the call under way, from any thread.
-    public nonisolated let interruptHandle: LinuxInterruptHandle
+    let reference: RunLoopReference
+    private let chain: HostCallChain
+    /// Ends and holds the call under way, from any thread.
+    public nonisolated var interruptHandle: LinuxInterruptHandle { reference.interruptHandle }
     /// The module this sandbox runs.
     public nonisolated let module: GuestModule
-    private let runLoop = ThreadConfined<RunLoop>()
 
     /// The virtual CPU's thread.
-    public nonisolated var unownedExecutor: UnownedSerialExecutor { unsafe thread.asUnownedSerialExecutor() }
+    public nonisolated var unownedExecutor: UnownedSerialExecutor { unsafe reference.thread.asUnownedSerialExecutor() }
 
     // MARK: - Making and closing
 
@@ -44,7 +44,7 @@ public actor Sandbox {
     ) async throws {
         try self.init(module, hostFunctions, try configuration.validated())
         beforeInitializers?(interruptHandle)
-        if !module.initializers.isEmpty { try await runInitializers(configuration.initializerTimeLimit) }
+        if !module.initializers.isEmpty { try await runInitializers() }
     }
 
     /// Makes everything on the calling thread: only the guest itself needs its own.
@@ -59,10 +59,7 @@ public actor Sandbox {
         let addressSpace = try AddressSpace(module.addressSpaceSizes(configuration))
         let signal = try InterruptSignal(offset: configuration.interruptSignalOffset)
         self.module = module
-        interruptHandle = LinuxInterruptHandle(
-            signal: signal.number,
-            retryDelay: configuration.interruptRetryDelay
-        )
+        let interruptHandle = LinuxInterruptHandle(signal: signal.number, retryDelay: configuration.interruptRetryDelay)
         let machine = try GuestMachine(
             hypervisor,
             addressSpace: addressSpace,
@@ -80,21 +77,23 @@ public actor Sandbox {
             }
         )
         // Last, so that it is just waking up when the first call arrives.
-        thread = try VirtualCPUThread.start(interruptHandle, signal: signal.number)
-        runLoop.value = RunLoop(
+        let thread = try VirtualCPUThread.start(interruptHandle, signal: signal.number)
+        reference = RunLoopReference(thread: thread, interruptHandle: interruptHandle)
+        chain = HostCallChain(reference, outer: nil)
+        reference.value = RunLoop(
             machine: machine,
             module: module,
             imports: imports,
-            interruptHandle: interruptHandle,
-            thread: thread,
-            output: configuration.output
+            configuration: configuration,
+            reference: reference
         )
+        configuration.sandboxSet?.insert(self)
     }
 
-    private func runInitializers(_ timeLimit: Duration?) async throws {
+    private func runInitializers() async throws {
         let runLoop = try openRunLoop
         let addresses = try module.initializerAddresses(in: runLoop.machine.memory)
-        try await withCallCancellation { try runLoop.runInitializers(addresses, timeLimit: timeLimit) }
+        try await withCallCancellation { try runLoop.runInitializers(addresses) }
     }
 
     /// Finds the host function for each import; all that are missing are named in one error.
@@ -131,13 +130,24 @@ public actor Sandbox {
         return resolved
     }
 
-    /// Gives the virtual machine and its memory back now; the thread goes with the last reference to the sandbox, and
-    /// so does everything else where this is never called. Later calls throw ``SandboxError/Code/closed``.
-    public func close() { runLoop.value = nil }
+    /// Gives the virtual machine and its memory back now, after the calls that came before; the thread goes with the last
+    /// reference to the sandbox, and so does everything else where this is never called. Later calls throw
+    /// ``SandboxError/Code/closed``. From a host function of the sandbox's own this does not wait: the sandbox closes
+    /// when the call is over.
+    public nonisolated func close() async {
+        do throws(SandboxError) {
+            try HostCallChain.check(reference)
+            await closeNow()
+        } catch {
+            Task.detached { await self.closeNow() }
+        }
+    }
+
+    private func closeNow() { reference.value = nil }
 
     deinit {
-        let runLoop = runLoop
-        thread.finish { runLoop.value = nil }
+        let reference = reference
+        reference.thread.finish { reference.value = nil }
     }
 
     // MARK: - Calls
@@ -148,62 +158,80 @@ public actor Sandbox {
     ///   - name: an export of the module.
     ///   - argument: the arguments, passed by the C convention; see ``GuestValue``.
     ///   - timeLimit: the time the call may take by the clock, from its turn on the sandbox's thread on, host functions
-    ///     included; without limit unless given. Zero or less has passed at once.
+    ///     included; ``SandboxConfiguration/timeLimit`` unless given. Zero or less has passed at once.
+    ///   - cpuTimeLimit: the CPU time of the sandbox's thread that the call may use;
+    ///     ``SandboxConfiguration/cpuTimeLimit`` unless given.
     ///   - resultType: the type of the result, where it cannot be inferred.
     /// - Throws: ``SandboxError``, or what a host function threw. Cancelling the calling task ends the call with
     ///   ``SandboxError/Code/taskCancelled``. When the call has ended half way, the sandbox is poisoned, and all later
     ///   calls throw ``SandboxError/Code/poisoned``.
-    public func call<each Argument: GuestValue, Result: GuestValue>(
+    public nonisolated func call<each Argument: GuestValue, Result: GuestValue>(
         _ name: String,
         _ argument: repeat each Argument,
         timeLimit: Duration? = nil,
+        cpuTimeLimit: Duration? = nil,
         returning resultType: Result.Type = Result.self
     ) async throws -> Result {
-        let function = try address(of: name)
-        return try await call(function, repeat each argument, timeLimit: timeLimit) { reader throws(SandboxError) in
+        try HostCallChain.check(reference)
+        let offset = try module.exportedFunction(named: name).address
+        let options = CallOptions(timeLimit: timeLimit, cpuTimeLimit: cpuTimeLimit)
+        return try await perform(offset, repeat each argument, options: options) { reader throws(SandboxError) in
             try Result.load(from: &reader)
         }
     }
 
     /// Calls a function of the guest that returns nothing.
     ///
-    /// - Throws: as ``call(_:_:timeLimit:returning:)``.
-    public func call<each Argument: GuestValue>(
+    /// - Throws: as ``call(_:_:timeLimit:cpuTimeLimit:returning:)``.
+    public nonisolated func call<each Argument: GuestValue>(
         _ name: String,
         _ argument: repeat each Argument,
-        timeLimit: Duration? = nil
+        timeLimit: Duration? = nil,
+        cpuTimeLimit: Duration? = nil
     ) async throws {
-        let function = try address(of: name)
-        try await call(function, repeat each argument, timeLimit: timeLimit) { _ in }
+        try HostCallChain.check(reference)
+        let offset = try module.exportedFunction(named: name).address
+        let options = CallOptions(timeLimit: timeLimit, cpuTimeLimit: cpuTimeLimit)
+        try await perform(offset, repeat each argument, options: options) { _ in }
     }
 
     /// Calls a function of the guest with arguments whose types are known only at run time.
     ///
-    /// - Throws: as ``call(_:_:timeLimit:returning:)``.
-    public func call<Result: GuestValue>(
+    /// - Throws: as ``call(_:_:timeLimit:cpuTimeLimit:returning:)``.
+    public nonisolated func call<Result: GuestValue>(
         _ name: String,
         arguments: [any GuestValue],
         timeLimit: Duration? = nil,
+        cpuTimeLimit: Duration? = nil,
         returning resultType: Result.Type = Result.self
     ) async throws -> Result {
-        let function = try address(of: name)
-        return try await call(function, arguments: arguments, timeLimit: timeLimit) { reader throws(SandboxError) in
+        try HostCallChain.check(reference)
+        let offset = try module.exportedFunction(named: name).address
+        let options = CallOptions(timeLimit: timeLimit, cpuTimeLimit: cpuTimeLimit)
+        return try await perform(offset, arguments: arguments, options: options) { reader throws(SandboxError) in
             try Result.load(from: &reader)
         }
     }
 
     /// Calls a function of the guest that returns nothing, with arguments whose types are known only at run time.
     ///
-    /// - Throws: as ``call(_:_:timeLimit:returning:)``.
-    public func call(_ name: String, arguments: [any GuestValue], timeLimit: Duration? = nil) async throws {
-        let function = try address(of: name)
-        try await call(function, arguments: arguments, timeLimit: timeLimit) { _ in }
+    /// - Throws: as ``call(_:_:timeLimit:cpuTimeLimit:returning:)``.
+    public nonisolated func call(
+        _ name: String,
+        arguments: [any GuestValue],
+        timeLimit: Duration? = nil,
+        cpuTimeLimit: Duration? = nil
+    ) async throws {
+        try HostCallChain.check(reference)
+        let offset = try module.exportedFunction(named: name).address
+        let options = CallOptions(timeLimit: timeLimit, cpuTimeLimit: cpuTimeLimit)
+        try await perform(offset, arguments: arguments, options: options) { _ in }
     }
 
     /// Looks up a function once, for many calls.
     ///
     /// ```swift
-    /// let add = try await sandbox.function("add", as: ((Int, Int) -> Int).self)
+    /// let add = try sandbox.function("add", as: ((Int, Int) -> Int).self)
     /// let sum = try await add(2, 3)
     /// ```
     ///
@@ -212,7 +240,7 @@ public actor Sandbox {
         _ name: String,
         as type: ((repeat each Argument) -> Result).Type
     ) throws(SandboxError) -> GuestFunction<Result, repeat each Argument> {
-        let export = try export(name)
+        let export = try module.exportedFunction(named: name)
         return GuestFunction(sandbox: self, name: name, offset: export.address) { reader throws(SandboxError) in
             try Result.load(from: &reader)
         }
@@ -225,18 +253,19 @@ public actor Sandbox {
         _ name: String,
         as type: ((repeat each Argument) -> Void).Type
     ) throws(SandboxError) -> GuestFunction<Void, repeat each Argument> {
-        let export = try export(name)
+        let export = try module.exportedFunction(named: name)
         return GuestFunction(sandbox: self, name: name, offset: export.address) { _ in }
     }
 
     /// Runs code on the sandbox's own thread, where its calls need no hop.
     ///
     /// - Parameter body: gets the sandbox, isolated to it. Other callers wait until it suspends or returns.
-    /// - Throws: what `body` throws.
-    public func run<Result: Sendable>(
+    /// - Throws: what `body` throws; ``SandboxError/Code/reentrantCall`` from a host function of the same sandbox.
+    public nonisolated func run<Result: Sendable>(
         _ body: @Sendable (isolated Sandbox) async throws -> Result
-    ) async rethrows -> Result {
-        try await body(self)
+    ) async throws -> Result {
+        try HostCallChain.check(reference)
+        return try await body(self)
     }
 
     /// The guest's memory, for use between two calls.
@@ -248,73 +277,54 @@ public actor Sandbox {
 
     // MARK: - One call
 
-    func call<Result, each Argument: GuestValue>(
-        _ function: GuestFunction<Result, repeat each Argument>,
+    func perform<each Argument: GuestValue, Result: Sendable>(
+        _ offset: UInt64,
         _ argument: repeat each Argument,
-        timeLimit: Duration?
+        options: CallOptions,
+        load: @Sendable (inout GuestValueReader) throws(SandboxError) -> Result
     ) async throws -> Result {
-        let address = try openRunLoop.machine.memory.addressSpace.imageBase + function.offset
-        return try await call(address, repeat each argument, timeLimit: timeLimit, load: function.load)
-    }
-
-    private func call<each Argument: GuestValue, Result>(
-        _ function: UInt64,
-        _ argument: repeat each Argument,
-        timeLimit: Duration?,
-        load: (inout GuestValueReader) throws(SandboxError) -> Result
-    ) async throws -> Result {
-        let runLoop = try begin(timeLimit)
+        let runLoop = try openRunLoop
+        try runLoop.beginCall(options)
         defer { runLoop.endCall() }
         var writer = runLoop.argumentWriter()
         repeat try (each argument).store(into: &writer)
-        return try await finish(runLoop, function, writer, load)
+        return try await finish(runLoop, offset, writer, load)
     }
 
-    private func call<Result>(
-        _ function: UInt64,
+    func perform<Result: Sendable>(
+        _ offset: UInt64,
         arguments: [any GuestValue],
-        timeLimit: Duration?,
-        load: (inout GuestValueReader) throws(SandboxError) -> Result
+        options: CallOptions,
+        load: @Sendable (inout GuestValueReader) throws(SandboxError) -> Result
     ) async throws -> Result {
-        let runLoop = try begin(timeLimit)
+        let runLoop = try openRunLoop
+        try runLoop.beginCall(options)
         defer { runLoop.endCall() }
         var writer = runLoop.argumentWriter()
         for argument in arguments { try argument.store(into: &writer) }
-        return try await finish(runLoop, function, writer, load)
-    }
-
-    private func begin(_ timeLimit: Duration?) throws(SandboxError) -> RunLoop {
-        let runLoop = try openRunLoop
-        try runLoop.beginCall(timeLimit: timeLimit)
-        return runLoop
+        return try await finish(runLoop, offset, writer, load)
     }
 
     private func finish<Result>(
         _ runLoop: RunLoop,
-        _ function: UInt64,
+        _ offset: UInt64,
         _ writer: GuestValueWriter,
         _ load: (inout GuestValueReader) throws(SandboxError) -> Result
     ) async throws -> Result {
+        let function = runLoop.machine.memory.addressSpace.imageBase + offset
         // The arguments stay outside: a closure that captures a pack costs a look-up of its tuple's type.
         try await withCallCancellation { try runLoop.run(function: function, arguments: writer) }
-        var reader = runLoop.resultReader()
-        do throws(SandboxError) {
-            return try load(&reader)
-        } catch {
-            var error = error
-            // What a guest returns is its result, also when that is a pointer that is not its own.
-            error.code = .invalidResult
-            throw error
-        }
+        return try runLoop.loadResult(load)
     }
 
     /// Ends the call when the task that makes it is cancelled. The handler cannot outlive the operation, so it never
-    /// hits a later call.
+    /// hits a later call. Host functions find out in the operation whom they keep waiting.
     private func withCallCancellation(_ operation: () throws -> Void) async throws {
+        let chain = HostCallChain.current.map { HostCallChain(reference, outer: $0) } ?? chain
         try await withTaskCancellationHandler {
             // Only a closure that captures the actor is isolated to it; another would run in the cooperative pool.
-            runLoop.value?.assertOnThread()
-            try operation()
+            reference.value?.assertOnThread()
+            try HostCallChain.$current.withValue(chain, operation: operation)
         } onCancel: {
             interruptHandle.cancelForTask()
         }
@@ -322,22 +332,8 @@ public actor Sandbox {
 
     private var openRunLoop: RunLoop {
         get throws(SandboxError) {
-            guard let runLoop = runLoop.value else { throw SandboxError(.closed, "This sandbox has been closed.") }
+            guard let runLoop = reference.value else { throw SandboxError(.closed, "This sandbox has been closed.") }
             return runLoop
         }
-    }
-
-    private func address(of name: String) throws(SandboxError) -> UInt64 {
-        try openRunLoop.machine.memory.addressSpace.imageBase + export(name).address
-    }
-
-    private nonisolated func export(_ name: String) throws(SandboxError) -> GuestModule.Export {
-        guard let export = module.export(named: name) else {
-            throw SandboxError(.unknownExport, "The module \(module.name) exports no function named \(name).")
-        }
-        guard export.kind == .function else {
-            throw SandboxError(.unknownExport, "The module \(module.name) exports \(name), but it is not a function.")
-        }
-        return export
     }
 }

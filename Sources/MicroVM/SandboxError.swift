@@ -8,7 +8,8 @@ public struct SandboxError: Error, Sendable {
         enum Kind: String, Sendable {
             case kvmUnavailable, systemCallFailed, invalidModule, invalidConfiguration, missingImports
             case unknownExport, invalidArgument, argumentTooLarge, invalidResult, invalidPointer
-            case poisoned, closed, busy, killed, timeLimitExceeded, taskCancelled, guestFault
+            case poisoned, closed, busy, reentrantCall, callTooDeep, contextExpired
+            case killed, timeLimitExceeded, cpuTimeLimitExceeded, taskCancelled, guestFault
         }
 
         let kind: Kind
@@ -44,10 +45,19 @@ public struct SandboxError: Error, Sendable {
         public static let closed = Code(.closed)
         /// A guest call was begun while another one of the same sandbox is still under way.
         public static let busy = Code(.busy)
-        /// The call was ended by ``LinuxInterruptHandle/kill()``.
+        /// A host function called the sandbox that is waiting for it, instead of its ``HostCallContext``: it would have
+        /// waited for itself for ever.
+        public static let reentrantCall = Code(.reentrantCall)
+        /// Nested calls are deeper than ``SandboxConfiguration/maximumCallDepth``.
+        public static let callTooDeep = Code(.callTooDeep)
+        /// A ``HostCallContext`` was used after its host call, or on another thread than it may be.
+        public static let contextExpired = Code(.contextExpired)
+        /// The call was ended by ``LinuxInterruptHandle/kill()`` or ``KillSwitch/terminate()``.
         public static let killed = Code(.killed)
         /// The call was ended because its time limit had passed.
         public static let timeLimitExceeded = Code(.timeLimitExceeded)
+        /// The call was ended because it had used up its CPU time.
+        public static let cpuTimeLimitExceeded = Code(.cpuTimeLimitExceeded)
         /// The call was ended because the Swift task that awaited it was cancelled.
         public static let taskCancelled = Code(.taskCancelled)
         /// The guest did something illegal; ``SandboxError/fault`` says what.
@@ -66,23 +76,42 @@ public struct SandboxError: Error, Sendable {
     /// The message, where it is not made from the other properties when it is asked for.
     private var text: String?
     /// What the guest did, when ``code`` is ``Code/guestFault``.
-    public var fault: GuestFault?
+    public var fault: GuestFault? { details?.fault }
     /// Where a call was when it was killed, when its time was over, or when its task was cancelled.
-    public var interruption: GuestInterruption?
-    /// The error that caused this one, an `Errno` for failed system calls.
+    public var interruption: GuestInterruption? { details?.interruption }
+    /// What the call had cost, when the guest, a kill, a limit or a cancellation ended it.
+    public var statistics: CallStatistics? { details?.statistics }
+    /// The error that caused this one: an `Errno` for failed system calls; for a call that was ended from outside, what
+    /// its host function threw when it ended after that.
     public var underlyingError: (any Error)?
+    private let details: Details?
+
+    /// What is known about the end of a call. Behind one reference, so that an error is quickly thrown.
+    final class Details: Sendable {
+        let fault: GuestFault?
+        let interruption: GuestInterruption?
+        let statistics: CallStatistics
+
+        init(
+            fault: GuestFault? = nil,
+            interruption: GuestInterruption? = nil,
+            statistics: CallStatistics
+        ) {
+            self.fault = fault
+            self.interruption = interruption
+            self.statistics = statistics
+        }
+    }
 
     init(
         _ code: Code,
         _ message: String? = nil,
-        fault: GuestFault? = nil,
-        interruption: GuestInterruption? = nil,
+        _ details: Details? = nil,
         underlyingError: (any Error)? = nil
     ) {
         self.code = code
         text = message
-        self.fault = fault
-        self.interruption = interruption
+        self.details = details
         self.underlyingError = underlyingError
     }
 }
@@ -94,6 +123,7 @@ extension SandboxError.Code {
         case .killed: "was killed"
         case .taskCancelled: "was ended because the task that awaited it was cancelled"
         case .timeLimitExceeded: "was ended because its time limit had passed"
+        case .cpuTimeLimitExceeded: "was ended because it had used up its CPU time"
         case .guestFault: "faulted"
         default: nil
         }

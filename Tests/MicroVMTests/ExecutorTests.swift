@@ -10,8 +10,8 @@ import Testing
     @Test func `a sandbox has one thread, and nobody else has it`() async throws {
         let sandbox = try await Guest.arithmetic.sandbox()
         let other = try await Guest.arithmetic.sandbox()
-        let thread = await sandbox.run { _ in Self.thread() }
-        #expect(await other.run { _ in Self.thread() } != thread)
+        let thread = try await sandbox.run { _ in Self.thread() }
+        #expect(try await other.run { _ in Self.thread() } != thread)
         for _ in 0..<20 {
             let again = try await sandbox.run { sandbox in
                 let before = Self.thread()
@@ -30,7 +30,7 @@ import Testing
             hostFunctions(HostFunction("host_tick") { () in threads.append(Self.thread()) })
         )
         try await sandbox.call("tick_in_a_loop", 5)
-        let thread = await sandbox.run { _ in Self.thread() }
+        let thread = try await sandbox.run { _ in Self.thread() }
         #expect(threads.all == Array(repeating: thread, count: 5))
     }
 
@@ -48,7 +48,7 @@ import Testing
         try await sandbox.call("call_tick")
         sandboxes.value = nil
         #expect(checks.all == [true])
-        await sandbox.run { $0.assertIsolated() }
+        try await sandbox.run { $0.assertIsolated() }
     }
 
     @Test func `elsewhere it cannot`() async throws {

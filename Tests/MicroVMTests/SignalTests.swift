@@ -88,7 +88,7 @@ private func plainHandler(_ signal: Int32) { ownHandlerCalls.add(1, ordering: .s
             let signal = Self.install(offset: 8, withInformation: true)
             let sandbox = try await Guest.spin.sandbox { $0.interruptSignalOffset = 8 }
             // The thread lives as long as its sandbox.
-            let thread = UInt(bitPattern: await sandbox.run { _ in Int(bitPattern: UInt(pthread_self())) })
+            let thread = UInt(bitPattern: try await sandbox.run { _ in Int(bitPattern: UInt(pthread_self())) })
             let guest = try await SpinningGuest(in: sandbox)
             for number in 1...50 {
                 // What KVM_RUN is interrupted by without anybody having asked for it.

@@ -1,5 +1,4 @@
 import LinuxKVM
-import Synchronization
 import SystemPackage
 
 /// What all sandboxes of a process share: `/dev/kvm`, opened once, and what was found out about it.
@@ -8,9 +7,9 @@ final class Hypervisor: Sendable {
     let features: ProcessorFeatures
     let virtualCPUMappingSize: Int
     let sharesRegisters: Bool
-    private let known = Mutex<(portPermission: HostSupport.PortPermission?, registers: SpecialRegisters?)>((nil, nil))
+    private let known = Locked<(portPermission: HostSupport.PortPermission?, registers: SpecialRegisters?)>((nil, nil))
 
-    private static let opened = Mutex<Hypervisor?>(nil)
+    private static let opened = Locked<Hypervisor?>(nil)
 
     /// The process's hypervisor, opened at the first call that succeeds.
     static func shared() throws(SandboxError) -> Hypervisor {

@@ -3,79 +3,71 @@ import Synchronization
 
 /// Ends whatever a sandbox is running, from any thread.
 ///
-/// One atomic byte holds the state of the virtual CPU. Entering the guest is one read-modify-write that sets RUNNING
-/// and tells whether somebody has asked to get out; asking is one that sets a request bit and tells whether the guest
-/// is running and must be kicked. Whichever comes second sees the first, so no request is lost. A kick sets
-/// `kvm_run.immediate_exit` and sends a signal to the virtual CPU's thread, and is repeated until the virtual CPU has
-/// left the guest.
+/// One atomic word holds the state of the virtual CPU and the number of its call. Entering the guest is one
+/// read-modify-write that sets RUNNING and tells whether somebody has asked to get out; asking is one that sets a
+/// request and tells whether the guest is running and must be kicked. Whichever comes second sees the first, so no
+/// request is lost. A kick sets `kvm_run.immediate_exit` and sends a signal to the virtual CPU's thread, and is repeated
+/// until the virtual CPU has left the guest.
+///
+/// Comments of the form "model:" name the same step in docs/models/interrupt.pml.
 @safe public final class LinuxInterruptHandle: Sendable {
     /// What ``kill()`` found and did.
     public enum KillOutcome: Sendable, Hashable {
-        /// The guest was running and has left; its call ends as killed, unless it was just returning by itself.
+        /// The guest was running and has left, and its call ends as killed.
         case signalled
-        /// A call is under way but the host is at work for it: it ends before the guest is entered again, unless it was
-        /// just returning by itself.
+        /// A call is under way but the guest is not running: it ends before the guest is entered again.
         case pending
-        /// No call was under way, and no later one is affected.
+        /// No call was under way, or the one that was is just returning; no later one is affected.
         case notRunning
         /// The sandbox is closed or gone.
         case dropped
     }
 
-    /// Why a call is being ended.
-    enum Reason {
-        case killed, taskCancelled, timeLimit
-    }
-
-    /// Bits of the state byte.
-    private enum Bit {
-        /// The call under way shall end. Persists over exits within one call; cleared when the next one begins.
-        static let cancel: UInt8 = 1 << 0
-        /// The virtual CPU's thread is in KVM_RUN, or past the point of no return before it.
-        static let running: UInt8 = 1 << 1
-        /// A debugger wants the virtual CPU out of the guest.
-        static let debugInterrupt: UInt8 = 1 << 2
-        /// The sandbox shall be held before its next entry.
-        static let stop: UInt8 = 1 << 3
-        /// A top-level call is under way.
-        static let inCall: UInt8 = 1 << 4
-        /// The task that awaits the call under way has been cancelled: CANCEL, for another reason.
-        static let taskCancelled: UInt8 = 1 << 5
-
-        static let ends = cancel | taskCancelled
-        static let requests = ends | debugInterrupt | stop
+    /// What ``killFromDebugger()`` found and did.
+    public enum DebugInterruptOutcome: Sendable, Hashable {
+        /// The guest was running and has left.
+        case interrupted
+        /// The guest was not running; the next entry will not come before the debugger has had its turn.
+        case prevented
+        /// The sandbox is closed or gone.
+        case dropped
     }
 
     private static let sendersClosed: UInt32 = 1 << 31
 
-    private let state = Atomic<UInt8>(0)
-    /// How often the virtual CPU has left the guest while somebody waited for that: what killers sleep on.
+    /// What the signal handler and the senders share. Allocated here, and so valid as long as this object, which
+    /// whoever sends holds, and which the virtual CPU's thread holds until it has detached itself.
+    private nonisolated(unsafe) let target: UnsafeMutablePointer<shim_interrupt_target>
+    /// The words of `target`, as Swift's atomics, which have the layout of what they wrap.
+    private nonisolated(unsafe) let state: UnsafeMutablePointer<Atomic<UInt64>>
     private nonisolated(unsafe) let departures: UnsafeMutablePointer<Atomic<UInt32>>
+    private nonisolated(unsafe) let attention: UnsafeMutablePointer<Atomic<UInt32>>
     /// How many threads sleep, or are about to, until the virtual CPU has left the guest.
     private let sleepers = Atomic<UInt32>(0)
     /// How many threads may be sending a signal, and whether new ones are turned away.
     private let senders = Atomic<UInt32>(0)
     private let spuriousKickCount = Atomic<UInt64>(0)
-    /// What the signal handler and the senders share. Allocated here, and so valid as long as this object, which
-    /// whoever sends holds, and which the virtual CPU's thread holds until it has detached itself.
-    private nonisolated(unsafe) let target: UnsafeMutablePointer<shim_interrupt_target>
     private let signal: Int32
     private let retryDelayNanoseconds: UInt64
+    let stops = Locked(StopCounts())
+    let points = SynchronizationPoints()
 
     init(signal: Int32, retryDelay: Duration) {
         self.signal = signal
         self.retryDelayNanoseconds = max(retryDelay.nanosecondsClamped, 1)
-        unsafe target = .allocate(capacity: 1)
-        unsafe target.initialize(to: shim_interrupt_target(immediate_exit: nil, deadline_passed: 0, thread: 0))
-        unsafe departures = .allocate(capacity: 1)
-        unsafe departures.initialize(to: Atomic(0))
+        let target = UnsafeMutablePointer<shim_interrupt_target>.allocate(capacity: 1)
+        unsafe target.initialize(to: shim_interrupt_target())
+        unsafe self.target = target
+        // Members of a C structure, as the layout-compatible atomics: nobody uses them any other way.
+        func word(_ member: PartialKeyPath<shim_interrupt_target>) -> UnsafeMutableRawPointer {
+            unsafe UnsafeMutableRawPointer(target) + MemoryLayout<shim_interrupt_target>.offset(of: member)!
+        }
+        unsafe state = word(\.state).assumingMemoryBound(to: Atomic<UInt64>.self)
+        unsafe departures = word(\.departures).assumingMemoryBound(to: Atomic<UInt32>.self)
+        unsafe attention = word(\.attention).assumingMemoryBound(to: Atomic<UInt32>.self)
     }
 
-    deinit {
-        unsafe departures.deinitialize(count: 1)
-        unsafe departures.deallocate()
-        unsafe target.deallocate()
-    }
+    deinit { unsafe target.deallocate() }
 
     /// How many times the guest was left because of a kick that nobody wanted any more; such an exit costs a few
     /// microseconds and has no other effect.
@@ -87,53 +79,156 @@ import Synchronization
         senders.load(ordering: .acquiring) & Self.sendersClosed != 0
     }
 
+    // MARK: - Requests, from any thread
+
     /// Ends the call under way now.
     ///
     /// When the guest is running, blocks until it has left: tens of microseconds as a rule. May be called from any
     /// thread, also from a host function of the same sandbox. A call that was killed throws
-    /// ``SandboxError/Code/killed``, and the sandbox is poisoned. Without a call under way nothing happens, and nothing
-    /// will happen to the next one.
+    /// ``SandboxError/Code/killed``, and the sandbox is poisoned if guest code had run. Without a call under way nothing
+    /// happens, and nothing will happen to the next one. A ``KillSwitch`` ends one call and no other.
     @discardableResult
-    public func kill() -> KillOutcome { interrupt(Bit.cancel) }
+    public func kill() -> KillOutcome { end(.killed) }
 
     /// Ends the call under way for the task that awaits it.
     @discardableResult
-    func cancelForTask() -> KillOutcome { interrupt(Bit.taskCancelled) }
+    func cancelForTask() -> KillOutcome { end(.taskCancelled) }
 
-    private func interrupt(_ request: UInt8) -> KillOutcome {
+    /// Takes the virtual CPU out of the guest for a debugger, or keeps it from entering it the next time, also when that
+    /// is in a later call. Where no debugger is attached, the interruption is counted in
+    /// ``CallStatistics/debugInterrupts`` and the guest goes on.
+    ///
+    /// When the guest is running, blocks until it has left.
+    @discardableResult
+    public func killFromDebugger() -> DebugInterruptOutcome {
         guard registerSender() else { return .dropped }
         defer { unregisterSender() }
-        // Acquiring and releasing; partners are `enter` (one of the two sees the other's bit) and `beginCall`. The
-        // request of whoever came first stays, so that the call ends for one reason.
-        let before = update { $0 & Bit.ends == 0 ? $0 | request : $0 }
-        guard before & Bit.running != 0 else { return before & Bit.inCall != 0 ? .pending : .notRunning }
-        kickUntilOut()
-        return .signalled
+        // Acquiring and releasing; partner: `enter`. model: debug_request
+        let before = setFlag(CallState.debugInterrupt)
+        points.reach(.requested)
+        guard before.has(CallState.running) else { return .prevented }
+        kickUntilOut(of: before.number)
+        return .interrupted
     }
 
-    /// Changes the state byte in one step, acquiring and releasing, and tells what it was before.
-    private func update(_ change: (UInt8) -> UInt8) -> UInt8 {
-        var seen = state.load(ordering: .relaxed)
+    private func end(_ reason: CallState.Reason) -> KillOutcome {
+        guard registerSender() else { return .dropped }
+        defer { unregisterSender() }
+        // Acquiring and releasing; partners: `enter` (one of the two sees the other's bit), `beginCall` and `decide`. The
+        // request of whoever came first stays, so that the call ends for one reason. model: kill_request
+        let before = update { state in
+            guard state.has(CallState.inCall), !state.has(CallState.decided) else { return nil }
+            return state.has(CallState.cancel) ? state : state.cancelled(for: reason)
+        }
+        points.reach(.requested)
+        guard before.has(CallState.inCall), !before.has(CallState.decided) else { return .notRunning }
+        return getOut(before) ? .signalled : .pending
+    }
+
+    /// Asks for the end of one call.
+    ///
+    /// - Throws: ``KillError``: `.invalid` when that call is over, `.notTerminable` when its end is settled already.
+    func terminate(call number: UInt64, _ reason: CallState.Reason) throws(KillError) -> KillSuccess {
+        guard registerSender() else { throw .invalid }
+        defer { unregisterSender() }
+        // As in `end`. The call and all that is known about where it is are in one word, so nothing can change between
+        // the decision and the deed. model: terminate_request
+        let before = update { state in
+            guard state.number == number, state.has(CallState.inCall) else { return nil }
+            return state.has(CallState.cancel | CallState.decided) ? nil : state.cancelled(for: reason)
+        }
+        guard before.number == number, before.has(CallState.inCall) else { throw .invalid }
+        guard !before.has(CallState.cancel | CallState.decided) else { throw .notTerminable }
+        points.reach(.requested)
+        if getOut(before) { return .signalled }
+        return before.has(CallState.entered) ? .pending : .cancelled
+    }
+
+    /// After a request: kicks a running guest and waits until it has left, or wakes a waiting thread. Whether the guest
+    /// was running.
+    private func getOut(_ before: CallState) -> Bool {
+        if before.has(CallState.running) {
+            kickUntilOut(of: before.number)
+            return true
+        }
+        if before.has(CallState.waiting) { callAttention() }
+        return false
+    }
+
+    /// Holds the sandbox before its next entry, or lets it go; called with the count of stops locked. What the word was.
+    ///
+    /// Acquiring and releasing; partners: `enter` and `wait`. model: stop_begin, stop_end
+    func setStop(_ isStopped: Bool) -> CallState {
+        guard !isStopped else { return setFlag(CallState.stop) }
+        let before = clearFlag(CallState.stop)
+        if before.has(CallState.waiting) { callAttention() }
+        return before
+    }
+
+    /// Takes a running guest out for a stop that has just been set. Nothing, where the sandbox is closed.
+    func kick(_ before: CallState) {
+        guard before.has(CallState.running), registerSender() else { return }
+        defer { unregisterSender() }
+        kickUntilOut(of: before.number)
+    }
+
+    /// The thread has something new to look at if it waits. Whoever calls this has made that visible before.
+    func wakeIfWaiting() {
+        // Sequentially consistent; partner: the setting of WAITING in `wait`, which comes before the thread's look.
+        if CallState(rawValue: unsafe state.pointee.load(ordering: .sequentiallyConsistent)).has(CallState.waiting) {
+            callAttention()
+        }
+    }
+
+    private func callAttention() {
+        // Releasing; partner: the load in `wait`. model: wake_attention
+        unsafe attention.pointee.wrappingAdd(1, ordering: .releasing)
+        unsafe attention.withMemoryRebound(to: UInt32.self, capacity: 1) { unsafe shim_futex_wake_all($0) }
+    }
+
+    // MARK: - The word
+
+    /// What the word is, for those who only look.
+    var currentState: CallState { CallState(rawValue: unsafe state.pointee.load(ordering: .acquiring)) }
+
+    private func setFlag(_ flag: UInt64) -> CallState {
+        CallState(rawValue: unsafe state.pointee.bitwiseOr(flag, ordering: .acquiringAndReleasing).oldValue)
+    }
+
+    private func clearFlag(_ flag: UInt64) -> CallState {
+        CallState(rawValue: unsafe state.pointee.bitwiseAnd(~flag, ordering: .acquiringAndReleasing).oldValue)
+    }
+
+    /// Changes the word in one step, acquiring and releasing, and tells what it was before. Where `change` answers with
+    /// nothing the word stays as it is.
+    private func update(_ change: (CallState) -> CallState?) -> CallState {
+        var seen = unsafe state.pointee.load(ordering: .acquiring)
         while true {
-            let (exchanged, original) = state.compareExchange(
+            guard let desired = change(CallState(rawValue: seen)) else { return CallState(rawValue: seen) }
+            let (exchanged, original) = unsafe state.pointee.compareExchange(
                 expected: seen,
-                desired: change(seen),
-                ordering: .acquiringAndReleasing
+                desired: desired.rawValue,
+                successOrdering: .acquiringAndReleasing,
+                failureOrdering: .acquiring
             )
-            if exchanged { return original }
+            if exchanged { return CallState(rawValue: original) }
             seen = original
         }
     }
 
-    /// Kicks until the virtual CPU is out of the guest, or in it for a later call that nobody wants to end.
-    private func kickUntilOut() {
+    // MARK: - Kicks
+
+    /// Kicks until the virtual CPU is out of the guest, or in it for a later call or with nobody left who objects.
+    private func kickUntilOut(of number: UInt64) {
         while true {
             // Acquiring, and read before the state: a departure in between changes the word and ends the wait at once.
             let seen = unsafe departures.pointee.load(ordering: .acquiring)
-            let now = state.load(ordering: .acquiring)
-            guard now & Bit.running != 0, now & Bit.requests != 0 else { return }
+            let now = currentState
+            guard now.has(CallState.running), now.has(CallState.requests), now.number == number else { return }
+            // model: kick_store
             unsafe shim_immediate_exit_set(target)
             // A full signal queue (EAGAIN) is the only failure while the thread lives: tried again like a lost kick.
+            // model: kick_signal
             _ = unsafe shim_interrupt_send(target, signal)
             if !isDeparture(after: seen) { sleep(until: seen) }
         }
@@ -167,23 +262,18 @@ import Synchronization
     /// Senders come and go under this count so that a thread is never signalled after its end.
     private func registerSender() -> Bool {
         // Acquiring: partner of the last `unregisterSender` or of `attach`, so the target is complete.
+        // model: sender_register
         if senders.wrappingAdd(1, ordering: .acquiring).oldValue & Self.sendersClosed == 0 { return true }
         unregisterSender()
         return false
     }
 
     private func unregisterSender() {
-        // Releasing: partner of the acquiring load in `close`; all use of the target is over.
+        // Releasing: partner of the acquiring load in `close`; all use of the target is over. model: sender_unregister
         senders.wrappingSubtract(1, ordering: .releasing)
     }
 
     // MARK: - The virtual CPU's thread
-
-    /// What an entry into the guest was answered with.
-    enum Entry {
-        case enter
-        case end(Reason)
-    }
 
     /// Makes the calling thread the one that kicks are sent to.
     func attach() { unsafe shim_interrupt_attach(target) }
@@ -196,7 +286,7 @@ import Synchronization
 
     /// Turns away new senders, waits for those that are there, and ends the attachment. The thread's last act.
     func close() {
-        // Releasing: whoever is turned away by this bit sees nothing of the target any more.
+        // Releasing: whoever is turned away by this bit sees nothing of the target any more. model: thread_close
         senders.bitwiseOr(Self.sendersClosed, ordering: .acquiringAndReleasing)
         // Acquiring: partner of `unregisterSender`. A sender leaves as soon as RUNNING is clear, so this is short.
         while senders.load(ordering: .acquiring) != Self.sendersClosed { shim_thread_yield() }
@@ -204,42 +294,74 @@ import Synchronization
         shim_interrupt_attach(nil)
     }
 
-    /// A top-level call begins: requests that were made for earlier ones are over.
-    func beginCall() {
-        unsafe shim_deadline_set(target, false)
+    /// A top-level call begins: requests that were made for earlier ones are over. The call's number.
+    func beginCall() -> UInt64 {
         // In one step: a kill comes either before it, finds no call and ends none, or after it, and ends this one.
-        // Acquiring and releasing: partner of `interrupt`.
-        _ = update { $0 & ~Bit.ends | Bit.inCall }
+        // Acquiring and releasing: partner of `end` and `terminate`. model: begin_call
+        let number = update(\.beginningNext).number &+ 1
+        points.reach(.callBegun)
+        return number
+    }
+
+    /// Settles how the call ends: from now on nobody can end it. Why it shall end, if somebody came first.
+    func decide() -> CallState.Reason? {
+        // Acquiring and releasing: partner of `end` and `terminate`. model: decide
+        let before = setFlag(CallState.decided)
+        points.reach(.decided)
+        return before.reason
     }
 
     /// The top-level call is over, however it ended.
     func endCall() {
-        state.bitwiseAnd(~Bit.inCall, ordering: .acquiringAndReleasing)
+        // Releasing: partner of the acquiring operations in `end` and `terminate`. model: end_call
+        _ = clearFlag(CallState.inCall)
         wakeSleepers()
     }
 
-    /// Asks for the right to call KVM_RUN. After `.enter`, ``leave()`` must follow.
+    /// What an entry into the guest was answered with.
+    enum Entry {
+        case enter
+        case end(CallState.Reason)
+        case stop
+        case debugInterrupt
+    }
+
+    /// Asks for the right to call KVM_RUN. After `.enter`, ``leave(settling:)`` must follow.
     func enter() -> Entry {
+        points.reach(.enteringGuest)
         // Cleared before any flag is looked at: whoever sets a flag later sets this byte again, after the flag.
+        // model: enter_clear_immediate_exit
         unsafe shim_immediate_exit_clear(target)
-        if unsafe shim_deadline_passed(target) { return .end(.timeLimit) }
-        // Acquiring and releasing: partner of `interrupt`.
-        let before = state.bitwiseOr(Bit.running, ordering: .acquiringAndReleasing).oldValue
-        if let reason = Self.reason(before) {
-            leave()
-            return .end(reason)
+        // Acquiring and releasing: partner of every request. model: enter_set_running
+        let before = update { state in
+            state.has(CallState.requests)
+                ? nil : CallState(rawValue: state.rawValue | CallState.running | CallState.entered)
         }
+        points.reach(.enteredGuest)
+        if let reason = before.reason { return .end(reason) }
+        if before.has(CallState.stop) { return .stop }
+        if before.has(CallState.debugInterrupt) { return .debugInterrupt }
         return .enter
     }
 
-    /// KVM_RUN has returned, or was not called after all. Whoever asked for that may still be asleep: before the next
-    /// entry or the end of the call ``wakeSleepers()`` follows, but what the caller waits for may come first.
-    func leave() {
-        // Acquiring and releasing: partner of the load in `kickUntilOut`.
-        let before = state.bitwiseAnd(~Bit.running, ordering: .acquiringAndReleasing).oldValue
-        guard before & Bit.requests != 0 else { return }
-        // Partners are the load in `kickUntilOut` and the order of operations in `sleep`.
-        unsafe departures.pointee.wrappingAdd(1, ordering: .sequentiallyConsistent)
+    /// KVM_RUN has returned. Whoever asked for that may still be asleep: before the next entry or the end of the call
+    /// ``wakeSleepers()`` follows, but what the caller waits for may come first.
+    ///
+    /// - Parameter settles: whether the exit ends the call, so that nobody can end it from outside any more.
+    /// - Returns: what the word was: why the call shall end, if somebody has asked for that before.
+    func leave(settling settles: Bool) -> CallState {
+        points.reach(.leavingGuest)
+        // RUNNING is set and DECIDED is not, so one operation turns both. Acquiring and releasing: partner of every
+        // request and of the load in `kickUntilOut`. model: leave_clear_running
+        let change = settles ? CallState.running | CallState.decided : CallState.running
+        let old = unsafe state.pointee.bitwiseXor(change, ordering: .acquiringAndReleasing).oldValue
+        let before = CallState(rawValue: old)
+        if before.has(CallState.requests) {
+            // Partners are the load in `kickUntilOut` and the order of operations in `sleep`.
+            unsafe departures.pointee.wrappingAdd(1, ordering: .sequentiallyConsistent)
+        }
+        points.reach(settles ? .decided : .leftGuest)
+        return before
     }
 
     /// Wakes those who sleep until the virtual CPU has left the guest, if there are any.
@@ -249,40 +371,70 @@ import Synchronization
     }
 
     /// Why the call under way shall end, if it shall.
-    var pendingReason: Reason? {
-        if unsafe shim_deadline_passed(target) { return .timeLimit }
-        // Acquiring: partner of `interrupt`.
-        return Self.reason(state.load(ordering: .acquiring))
-    }
-
-    private static func reason(_ state: UInt8) -> Reason? {
-        if state & Bit.cancel != 0 { return .killed }
-        return state & Bit.taskCancelled != 0 ? .taskCancelled : nil
-    }
+    var pendingReason: CallState.Reason? { currentState.reason }
 
     /// KVM_RUN was interrupted and nobody had asked for it.
     func countSpuriousKick() { spuriousKickCount.wrappingAdd(1, ordering: .relaxed) }
 
-    // MARK: - Deadlines
+    /// A debugger has had its turn.
+    func clearDebugInterrupt() { _ = clearFlag(CallState.debugInterrupt) }
 
-    /// Makes the timer that ``armDeadline(_:timer:)`` uses; only from the attached thread.
-    func makeTimer() -> Result<Int32, SystemFailure> {
-        var timer: Int32 = 0
-        let code = unsafe shim_timer_create(target, signal, &timer)
-        return code == 0 ? .success(timer) : .failure(SystemFailure(code: code))
+    /// What a waiting thread's look around has come to.
+    enum Look {
+        /// What it waits for has come.
+        case over
+        /// It has done something meanwhile, and so must look again.
+        case again
+        /// Sleep until attention is called, or for so many nanoseconds; 0 is for ever.
+        case sleep(nanoseconds: UInt64 = 0)
     }
 
-    /// The call under way ends `limit` from now; a limit of zero or less has passed already.
-    func armDeadline(_ limit: Duration, timer: Int32) {
-        let nanoseconds = limit.nanosecondsClamped
-        if nanoseconds == 0 || shim_timer_arm(timer, nanoseconds) != 0 {
-            unsafe shim_deadline_set(target, true)
+    /// Sleeps inside a call until there is nothing left to wait for.
+    ///
+    /// - Parameter look: looks at the word as it was when WAITING was set, and at whatever else it waits for.
+    func wait(_ look: (CallState) throws -> Look) rethrows {
+        while true {
+            // Acquiring, and read before the flag is set: whoever sees the flag changes the word afterwards.
+            let seen = unsafe attention.pointee.load(ordering: .acquiring)
+            // Sequentially consistent; partners: every request, and the load in `wakeIfWaiting`.
+            // model: park_set_waiting
+            let old = unsafe state.pointee.bitwiseOr(CallState.waiting, ordering: .sequentiallyConsistent).oldValue
+            defer { _ = clearFlag(CallState.waiting) }
+            switch try look(CallState(rawValue: old)) {
+            case .over: return
+            case .again: continue
+            case .sleep(let nanoseconds):
+                // model: wait_sleep
+                unsafe attention.withMemoryRebound(to: UInt32.self, capacity: 1) {
+                    unsafe shim_futex_wait($0, seen, nanoseconds)
+                }
+            }
         }
     }
 
-    /// Ends the wait for the deadline. The timer's signal is for the calling thread, so it is not pending any more
-    /// when the system call has returned, and ``beginCall()`` clears what it left.
-    func disarmDeadline(timer: Int32) { _ = shim_timer_arm(timer, 0) }
+    // MARK: - Timers
+
+    /// A timer for one of the two limits, made on the attached thread.
+    func makeTimer(_ reason: CallState.Reason) -> Result<Int32, SystemFailure> {
+        var timer: Int32 = 0
+        let code = unsafe shim_timer_create(target, signal, Int32(reason.rawValue), &timer)
+        return code == 0 ? .success(timer) : .failure(SystemFailure(code: code))
+    }
+
+    /// The call under way ends `nanoseconds` from now, by the timer's clock; a limit of 0 has passed already.
+    func arm(_ timer: Int32, _ reason: CallState.Reason, nanoseconds: UInt64) {
+        let isArmed = nanoseconds > 0 && shim_timer_arm(timer, nanoseconds, nil) == 0
+        if !isArmed { _ = end(reason) }
+    }
+
+    /// Ends the wait for a limit. The timer's signal is for the calling thread, so it is not pending any more when the
+    /// system call has returned. How many nanoseconds were left, 0 when the limit has passed.
+    @discardableResult
+    func disarm(_ timer: Int32) -> UInt64 {
+        var left: UInt64 = 0
+        _ = unsafe shim_timer_arm(timer, 0, &left)
+        return left
+    }
 
     /// A system call that failed, as its error number.
     struct SystemFailure: Error {

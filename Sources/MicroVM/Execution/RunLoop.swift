@@ -2,10 +2,25 @@ import CShims
 import LinuxKVM
 import SystemPackage
 
+/// What limits one call, and who else knows of it.
+struct CallOptions: Sendable {
+    /// By the clock.
+    var timeLimit: Duration?
+    /// In CPU time of the virtual CPU's thread.
+    var cpuTimeLimit: Duration?
+    /// The call as it was named before it began.
+    var pending: PendingCall?
+}
+
+/// What has become of an asynchronous host function.
+private final class HostFunctionOutcome: Sendable {
+    let result = Locked<Result<HostFunction.Completion, any Error>?>(nil)
+}
+
 /// Carries guest calls out: enters the guest, answers its exits, and ends the call one way or the other.
 ///
-/// Used on the virtual CPU's thread only, once it has been made. A call is: ``beginCall(timeLimit:)``, arguments
-/// through ``argumentWriter()``, ``run(function:arguments:)``, the result through ``resultReader()``, ``endCall()``.
+/// Used on the virtual CPU's thread only, once it has been made. A call is: ``beginCall(_:)``, arguments through
+/// ``argumentWriter()``, ``run(function:arguments:)``, the result through ``resultReader()``, ``endCall()``.
 final class RunLoop {
     /// What an import is answered with.
     enum Import {
@@ -32,47 +47,62 @@ final class RunLoop {
 
     let machine: GuestMachine
     let module: GuestModule
+    let imports: [Import]
+    let configuration: SandboxConfiguration
     let interruptHandle: LinuxInterruptHandle
-    let output: SandboxConfiguration.Output
-    private let imports: [Import]
-    private let thread: VirtualCPUThread
+    let thread: VirtualCPUThread
+    /// What host functions are given to get back here.
+    unowned let reference: RunLoopReference
 
     /// Why the memory may be inconsistent, once a call has ended half way.
     private var poison: Poison?
-    private var isInCall = false
-    private var callBegan = MonotonicTime.zero
-    private var timer: Int32?
-    private var isTimerArmed = false
+    private(set) var isInCall = false
+    /// Whether the call is over when the function that is running returns.
+    private var isLastFunction = true
+    private var callNumber: UInt64 = 0
+    private var pendingCall: PendingCall?
+    private(set) var meter = CallMeter()
+    private var timer = LimitTimer(.timeLimit)
+    private var cpuTimer = LimitTimer(.cpuTimeLimit)
     /// Whether guest code has run in this call: if not, ending it leaves nothing half done.
     private var hasEnteredGuest = false
+    /// Why guest code of this call was left for good, half way: what the call ends with, whatever else comes.
+    private var firstCause: (any Error)?
     /// Whether the last exit was one that KVM completes at the next entry, so that registers must not be read before.
     private var isExitPending = false
     private var calledFunction: UInt64 = 0
     private var arenaPosition: UInt64
     /// The import whose host function is at work.
     private(set) var currentImport: Int?
+    /// The host calls that are under way, the innermost last: the numbers that their contexts carry.
+    private var hostCalls: [UInt64] = []
+    private var hostCallCount: UInt64 = 0
+    /// How many of the calls under way were made from inside a host call.
+    private(set) var depth = 0
 
     init(
         machine: GuestMachine,
         module: GuestModule,
         imports: [Import],
-        interruptHandle: LinuxInterruptHandle,
-        thread: VirtualCPUThread,
-        output: SandboxConfiguration.Output
+        configuration: SandboxConfiguration,
+        reference: RunLoopReference
     ) {
         self.machine = machine
         self.module = module
         self.imports = imports
-        self.interruptHandle = interruptHandle
-        self.thread = thread
-        self.output = output
+        self.configuration = configuration
+        self.reference = reference
+        interruptHandle = reference.interruptHandle
+        thread = reference.thread
         arenaPosition = machine.memory.addressSpace.arena.lowerBound
+        hostCalls.reserveCapacity(configuration.maximumCallDepth + 1)
         unsafe interruptHandle.setImmediateExit(machine.virtualCPU.immediateExit)
     }
 
     deinit {
         // After this nobody touches the mapping of the virtual CPU any more, so it may go.
-        if let timer { shim_timer_delete(timer) }
+        timer.delete()
+        cpuTimer.delete()
         interruptHandle.close()
     }
 
@@ -81,11 +111,11 @@ final class RunLoop {
 
     // MARK: - One call
 
-    func beginCall(timeLimit: Duration?) throws(SandboxError) {
+    func beginCall(_ options: CallOptions) throws(SandboxError) {
         guard !isInCall else {
             throw SandboxError(
                 .busy,
-                "A guest call of this sandbox is under way; a host function cannot begin another one."
+                "A guest call of this sandbox is under way; a host function makes nested ones through its context."
             )
         }
         if let poison {
@@ -97,43 +127,42 @@ final class RunLoop {
                 """
             )
         }
-        let timer = timeLimit == nil ? nil : try existingTimer()
-        interruptHandle.beginCall()
+        let timeLimit = options.timeLimit ?? configuration.timeLimit
+        let cpuTimeLimit = options.cpuTimeLimit ?? configuration.cpuTimeLimit
+        if timeLimit != nil { try timer.make(interruptHandle) }
+        if cpuTimeLimit != nil { try cpuTimer.make(interruptHandle) }
+        callNumber = interruptHandle.beginCall()
         isInCall = true
+        isLastFunction = true
         hasEnteredGuest = false
+        firstCause = nil
         arenaPosition = machine.memory.addressSpace.arena.lowerBound
-        callBegan = .now
-        if let timeLimit, let timer {
-            interruptHandle.armDeadline(timeLimit, timer: timer)
-            isTimerArmed = true
+        meter = CallMeter(
+            measuringCPUTime: configuration.measuresCPUTime || cpuTimeLimit != nil || options.pending != nil
+        )
+        if let pending = options.pending {
+            pendingCall = pending
+            if let reason = pending.begin(callNumber) {
+                _ = try? interruptHandle.terminate(call: callNumber, reason)
+            }
         }
+        if let timeLimit { timer.arm(interruptHandle, nanoseconds: timeLimit.nanosecondsClamped) }
+        if let cpuTimeLimit { cpuTimer.arm(interruptHandle, nanoseconds: cpuTimeLimit.nanosecondsClamped) }
         // A cancellation from before this beginning found nothing to end; one from now on does.
         if Task.isCancelled { interruptHandle.cancelForTask() }
     }
 
     func endCall() {
-        if isTimerArmed, let timer {
-            interruptHandle.disarmDeadline(timer: timer)
-            isTimerArmed = false
-        }
+        timer.disarm(interruptHandle)
+        cpuTimer.disarm(interruptHandle)
         isInCall = false
         currentImport = nil
-        interruptHandle.endCall()
-    }
-
-    private func existingTimer() throws(SandboxError) -> Int32 {
-        if let timer { return timer }
-        switch interruptHandle.makeTimer() {
-        case .success(let made):
-            timer = made
-            return made
-        case .failure(let failure):
-            throw SandboxError(
-                .systemCallFailed,
-                "Could not make a timer for the time limit.",
-                underlyingError: Errno(rawValue: failure.code)
-            )
+        firstCause = nil
+        if let pendingCall {
+            pendingCall.statistics.withLock { $0 = meter.statistics }
+            self.pendingCall = nil
         }
+        interruptHandle.endCall()
     }
 
     func argumentWriter() -> GuestValueWriter {
@@ -148,76 +177,196 @@ final class RunLoop {
     ///   poisoned if guest code had run.
     func run(function: UInt64, arguments: GuestValueWriter) throws {
         calledFunction = function
+        give(function, arguments)
+        let reason: CallState.Reason?
+        do {
+            reason = try runToReturn()
+        } catch {
+            // Settled before it is known what for: a request from before is the cause, a later one is too late.
+            throw cause(of: error, interruptHandle.decide())
+        }
+        if let reason { throw cause(of: nil, reason) }
+    }
+
+    /// Calls a guest function from inside a host call: it runs on the guest's stack above the import's caller.
+    ///
+    /// - Throws: as ``run(function:arguments:)``. Once guest code has been left half way, the guest is not entered again
+    ///   in this call: its outer part ends as well, when the host function does.
+    func runNested(function: UInt64, arguments: GuestValueWriter) throws {
+        let outer = (currentImport, arenaPosition)
+        depth += 1
+        meter.nestedCalls += 1
+        defer {
+            depth -= 1
+            (currentImport, arenaPosition) = outer
+        }
+        machine.mailbox.setCommand(.callFunction)
+        give(function, arguments)
+        let reason: CallState.Reason?
+        do {
+            reason = try runToReturn()
+        } catch {
+            throw cause(of: error, interruptHandle.pendingReason)
+        }
+        if let reason { throw cause(of: nil, reason) }
+    }
+
+    private func give(_ function: UInt64, _ arguments: GuestValueWriter) {
         arenaPosition = arguments.arenaPosition
         machine.mailbox.setStackArgumentCount(UInt32(arguments.stackArgumentCount))
         machine.mailbox.setFunction(function)
         machine.mailbox.giveToGuest()
-        let interruption: LinuxInterruptHandle.Reason?
-        do {
-            interruption = try runToReturn()
-        } catch let misbehaviour as Misbehaviour {
-            let fault = fault(misbehaviour)
-            poison = .call(.guestFault)
-            throw SandboxError(.guestFault, fault.description + ".", fault: fault)
-        } catch {
-            if hasEnteredGuest { poison = .hostError }
-            throw error
-        }
-        if let interruption { throw interrupted(interruption) }
     }
 
     /// Runs the module's initialisers, all under one limit, as the dynamic loader would: with no arguments to speak of.
-    func runInitializers(_ addresses: [UInt64], timeLimit: Duration?) throws {
-        try beginCall(timeLimit: timeLimit)
+    func runInitializers(_ addresses: [UInt64]) throws {
+        try beginCall(
+            CallOptions(
+                timeLimit: configuration.initializerTimeLimit,
+                cpuTimeLimit: configuration.initializerCPUTimeLimit
+            )
+        )
         defer { endCall() }
-        for address in addresses {
+        for (index, address) in addresses.enumerated() {
             var writer = argumentWriter()
             // argc, argv, envp.
             for _ in 0..<3 { try writer.appendInteger(0) }
+            isLastFunction = index == addresses.count - 1
             try run(function: address, arguments: writer)
         }
     }
 
     /// Enters the guest until the function has returned, or the call is to be ended from outside for the reason that
     /// is returned.
-    private func runToReturn() throws -> LinuxInterruptHandle.Reason? {
+    private func runToReturn() throws -> CallState.Reason? {
+        if let firstCause { throw firstCause }
+        let isNested = depth > 0
+        let settles = !isNested && isLastFunction
         while true {
             switch interruptHandle.enter() {
             case .enter: break
-            case .end(let reason): return reason
+            case .end(let reason):
+                guard interruptHandle.isHeldAgainstKills else { return reason }
+                park()
+                continue
+            case .stop:
+                park()
+                continue
+            case .debugInterrupt:
+                meter.debugInterrupts += 1
+                interruptHandle.clearDebugInterrupt()
+                continue
             }
             // Not before: a request that came during a host call is found here, and the call was there when it came.
             currentImport = nil
             hasEnteredGuest = true
+            meter.exits += 1
             let exit: Exit
             do throws(Errno) {
                 exit = try machine.virtualCPU.run()
             } catch {
-                interruptHandle.leave()
+                _ = interruptHandle.leave(settling: settles)
                 throw SandboxError(.systemCallFailed, "KVM_RUN failed in the guest.", underlyingError: error)
             }
-            interruptHandle.leave()
             switch exit {
-            case .ioOut(let port, let size, let count, _):
+            // Wider or repeated ones reach the neighbouring ports as well, which the bitmap forbids.
+            case .ioOut(UInt16(SHIM_PORT_HOST_CALL), 1, 1, _):
+                let before = interruptHandle.leave(settling: false)
                 isExitPending = true
-                // Wider or repeated ones reach the neighbouring ports as well, which the bitmap forbids.
-                guard size == 1, count == 1 else { throw Misbehaviour(.portAccess, port: port) }
-                if port == UInt16(SHIM_PORT_RETURN) { return nil }
-                guard port == UInt16(SHIM_PORT_HOST_CALL) else { throw portFault(port) }
                 interruptHandle.wakeSleepers()
                 // A call that shall end ends before a host function is begun for it.
-                if let reason = interruptHandle.pendingReason { return reason }
+                if let reason = before.reason { return reason }
                 try answerHostCall()
                 machine.mailbox.giveToGuest()
+            case .ioOut(UInt16(SHIM_PORT_RETURN), 1, 1, _) where !isNested,
+                .ioOut(UInt16(SHIM_PORT_NESTED_RETURN), 1, 1, _) where isNested:
+                isExitPending = true
+                // Whoever has asked for the end before this has been promised it.
+                return interruptHandle.leave(settling: settles).reason
             case .interrupted:
+                let before = interruptHandle.leave(settling: false)
                 isExitPending = false
-                if let reason = interruptHandle.pendingReason { return reason }
+                if let reason = before.reason { return reason }
                 interruptHandle.wakeSleepers()
-                interruptHandle.countSpuriousKick()
+                if !before.has(CallState.requests) { interruptHandle.countSpuriousKick() }
             default:
-                throw unexpectedExit(exit)
+                _ = interruptHandle.leave(settling: settles)
+                throw misbehaviour(exit)
             }
         }
+    }
+
+    private func misbehaviour(_ exit: Exit) -> Misbehaviour {
+        guard case .ioOut(let port, let size, let count, _) = exit else { return unexpectedExit(exit) }
+        isExitPending = true
+        guard size == 1, count == 1 else { return Misbehaviour(.portAccess, port: port) }
+        // Where it is expected it has not got here. The other port is a nested call's alone.
+        if port == UInt16(SHIM_PORT_RETURN) {
+            return Misbehaviour(.invalidHostCall, message: "The guest returned past a host function that is at work.")
+        }
+        return portFault(port)
+    }
+
+    // MARK: - Waiting inside a call
+
+    /// Holds the call before its next entry while a stop is in force and no kill overrides it.
+    private func park() {
+        interruptHandle.wakeSleepers()
+        let began = MonotonicTime.now
+        let isTimerHeld = !configuration.countsStoppedTime && timer.hold(interruptHandle)
+        interruptHandle.wait { state in
+            if thread.runInterludes() { return .again }
+            let isKilled = state.reason != nil && !interruptHandle.isHeldAgainstKills
+            return isKilled || !interruptHandle.isStopped ? .over : .sleep()
+        }
+        meter.stopped += MonotonicTime.now.nanoseconds - began.nanoseconds
+        if isTimerHeld { timer.goOn(interruptHandle) }
+    }
+
+    /// Runs an asynchronous host function in a task, and does meanwhile what it asks of this thread. The task is
+    /// cancelled when the call shall end, and awaited all the same.
+    func await(_ work: @escaping @Sendable () async throws -> HostFunction.Completion) throws -> HostFunction.Completion
+    {
+        let outcome = HostFunctionOutcome()
+        let interruptHandle = interruptHandle
+        let task = Task {
+            do {
+                let completion = try await work()
+                outcome.result.withLock { $0 = .success(completion) }
+            } catch {
+                outcome.result.withLock { $0 = .failure(error) }
+            }
+            interruptHandle.wakeIfWaiting()
+        }
+        var isCancelled = false
+        var result: Result<HostFunction.Completion, any Error>?
+        interruptHandle.wait { state in
+            result = outcome.result.withLock { $0 }
+            if result != nil { return .over }
+            if state.reason != nil, !isCancelled {
+                isCancelled = true
+                task.cancel()
+            }
+            return thread.runInterludes() ? .again : .sleep()
+        }
+        guard let result else { throw CancellationError() }
+        return try result.get()
+    }
+
+    /// Sleeps in a host function.
+    ///
+    /// - Returns: whether all of the time has passed; false when the call shall end.
+    func sleep(nanoseconds: UInt64) -> Bool {
+        let (end, isTooLong) = MonotonicTime.now.nanoseconds.addingReportingOverflow(nanoseconds)
+        var hasPassed = false
+        interruptHandle.wait { state in
+            if state.reason != nil { return .over }
+            let now = MonotonicTime.now.nanoseconds
+            hasPassed = !isTooLong && now >= end
+            if hasPassed { return .over }
+            return thread.runInterludes() ? .again : .sleep(nanoseconds: isTooLong ? 0 : end - now)
+        }
+        return hasPassed
     }
 
     // MARK: - Host calls
@@ -228,6 +377,7 @@ final class RunLoop {
             throw Misbehaviour(.invalidHostCall, message: "There is no import \(index).", isInHostCall: true)
         }
         currentImport = Int(index)
+        meter.hostCalls += 1
         var reader = GuestValueReader.arguments(mailbox: machine.mailbox, memory: machine.memory)
         var writer = GuestValueWriter.result(
             mailbox: machine.mailbox,
@@ -237,7 +387,12 @@ final class RunLoop {
         do {
             switch imports[Int(index)] {
             case .hostFunction(let function):
-                try function.body(HostCallContext(memory: machine.memory), &reader, &writer)
+                interruptHandle.points.reach(.enteringHostFunction)
+                defer { interruptHandle.points.reach(.leftHostFunction) }
+                hostCallCount &+= 1
+                hostCalls.append(hostCallCount)
+                defer { hostCalls.removeLast() }
+                try function.call(self, context, &reader, &writer)
             case .library(let function):
                 try function.call(self, &reader, &writer)
             case .absent, .threadLocalAddress:
@@ -253,13 +408,83 @@ final class RunLoop {
                 isInHostCall: true
             )
         }
+        // A host function that has caught the failure of its own nested call cannot undo it.
+        if let firstCause { throw firstCause }
         machine.mailbox.setCommand(.returnResult)
     }
 
+    private var context: HostCallContext {
+        HostCallContext(
+            reference: reference,
+            memory: machine.memory,
+            callNumber: callNumber,
+            hostCallNumber: hostCallCount
+        )
+    }
+
+    /// The writer for a nested call's arguments, which lie behind those of the calls it is nested in.
+    func nestedArgumentWriter() throws(SandboxError) -> GuestValueWriter {
+        guard depth < configuration.maximumCallDepth else {
+            throw SandboxError(
+                .callTooDeep,
+                "\(depth) nested calls are under way, and maximumCallDepth allows no more."
+            )
+        }
+        return argumentWriter()
+    }
+
+    /// The address of an exported function.
+    func address(of name: String) throws(SandboxError) -> UInt64 {
+        try machine.memory.addressSpace.imageBase + module.exportedFunction(named: name).address
+    }
+
+    /// Takes a result that the guest has left.
+    func loadResult<Result>(
+        _ load: (inout GuestValueReader) throws(SandboxError) -> Result
+    ) throws(SandboxError) -> Result {
+        var reader = resultReader()
+        do throws(SandboxError) {
+            return try load(&reader)
+        } catch {
+            var error = error
+            // What a guest returns is its result, also when that is a pointer that is not its own.
+            error.code = .invalidResult
+            throw error
+        }
+    }
+
+    /// Whether a host call is under way, so that its context may be used.
+    func isUnderWay(hostCall number: UInt64) -> Bool { hostCalls.contains(number) }
+
     // MARK: - Ends
 
-    private func interrupted(_ reason: LinuxInterruptHandle.Reason) -> SandboxError {
-        let hostFunction = currentImport.map { module.imports[$0].name }
+    /// What the call ends with, now that guest code has been left for good.
+    ///
+    /// - Parameters:
+    ///   - error: what was thrown, if anything was.
+    ///   - reason: why the call was to end before that, if it was.
+    private func cause(of error: (any Error)?, _ reason: CallState.Reason?) -> any Error {
+        if let firstCause { return firstCause }
+        let cause: any Error
+        if let misbehaviour = error as? Misbehaviour {
+            let fault = fault(misbehaviour)
+            poison = .call(.guestFault)
+            cause = SandboxError(
+                .guestFault,
+                fault.description + ".",
+                SandboxError.Details(fault: fault, statistics: meter.statistics)
+            )
+        } else if let reason {
+            cause = interrupted(reason, underlyingError: error)
+        } else {
+            if hasEnteredGuest { poison = .hostError }
+            cause = error ?? SandboxError(.systemCallFailed, "The call ended for no reason.")
+        }
+        firstCause = cause
+        return cause
+    }
+
+    private func interrupted(_ reason: CallState.Reason, underlyingError: (any Error)?) -> SandboxError {
         var registers = GuestRegisters()
         var place = calledFunction
         if hasEnteredGuest {
@@ -268,9 +493,11 @@ final class RunLoop {
         }
         let interruption = GuestInterruption(
             instructionPointer: place,
-            symbol: symbol(at: place),
-            hostFunction: hostFunction,
-            duration: callBegan.duration(to: .now),
+            module: module,
+            imageBase: machine.memory.addressSpace.imageBase,
+            hostFunction: currentImport.map { module.imports[$0].name },
+            callDepth: depth,
+            duration: meter.duration,
             registers: registers
         )
         let code: SandboxError.Code =
@@ -278,9 +505,15 @@ final class RunLoop {
             case .killed: .killed
             case .taskCancelled: .taskCancelled
             case .timeLimit: .timeLimitExceeded
+            case .cpuTimeLimit: .cpuTimeLimitExceeded
             }
         if hasEnteredGuest { poison = .call(code) }
-        return SandboxError(code, interruption: interruption)
+        return SandboxError(
+            code,
+            nil,
+            SandboxError.Details(interruption: interruption, statistics: meter.statistics),
+            underlyingError: underlyingError
+        )
     }
 
     /// The registers as they are between two guest instructions.
@@ -312,11 +545,7 @@ final class RunLoop {
     }
 
     func symbol(at address: UInt64) -> GuestSymbol? {
-        let addressSpace = machine.memory.addressSpace
-        guard address >= addressSpace.imageBase, address - addressSpace.imageBase < addressSpace.imageSize else {
-            return nil
-        }
-        return module.symbol(at: address - addressSpace.imageBase)
+        module.symbol(at: address, imageBase: machine.memory.addressSpace.imageBase)
     }
 
     func loadSpecialRegisters() -> SpecialRegisters? { try? machine.virtualCPU.specialRegisters() }

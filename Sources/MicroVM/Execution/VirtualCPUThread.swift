@@ -16,10 +16,12 @@ import SystemPackage
 
     private struct Queue {
         var work: [Work] = []
+        var interludes: [@Sendable () -> Void] = []
         var isSleeping = false
+        var isFinished = false
     }
 
-    private let queue = Mutex(Queue())
+    private let queue = Locked(Queue())
     /// Changes whenever work arrives for a sleeping thread: what it sleeps on. Freed in `deinit`, which comes after
     /// the thread's end, because the thread holds this object.
     private nonisolated(unsafe) let wakeUps: UnsafeMutablePointer<Atomic<UInt32>>
@@ -68,6 +70,31 @@ import SystemPackage
         unsafe shim_thread_owner() == mark
     }
 
+    /// Runs a block on the thread as soon as it has nothing to run, or waits inside a call: held by a stop, or for a
+    /// host function. Only between two jobs and while it waits does the thread look for interludes. After its end the
+    /// caller runs them, who finds nothing left to work on.
+    func addInterlude(_ interlude: @escaping @Sendable () -> Void) {
+        let (mustWake, isFinished) = queue.withLock { queue in
+            if queue.isFinished { return (false, true) }
+            queue.interludes.append(interlude)
+            defer { queue.isSleeping = false }
+            return (queue.isSleeping, false)
+        }
+        if isFinished { return interlude() }
+        if mustWake { wake() }
+        interruptHandle.wakeIfWaiting()
+    }
+
+    /// Runs the interludes there are, on the thread itself. Whether there were any.
+    func runInterludes() -> Bool {
+        let interludes = queue.withLock { queue in
+            defer { queue.interludes = [] }
+            return queue.interludes
+        }
+        for interlude in interludes { interlude() }
+        return !interludes.isEmpty
+    }
+
     /// Ends the thread after everything that was enqueued before, with one last block.
     func finish(_ last: @escaping @Sendable () -> Void) { append(.finish(last)) }
 
@@ -77,7 +104,10 @@ import SystemPackage
             defer { queue.isSleeping = false }
             return queue.isSleeping
         }
-        guard mustWake else { return }
+        if mustWake { wake() }
+    }
+
+    private func wake() {
         // Releasing: partner of the acquiring load in `waitForWork`.
         unsafe wakeUps.pointee.wrappingAdd(1, ordering: .releasing)
         unsafe wakeUps.withMemoryRebound(to: UInt32.self, capacity: 1) { unsafe shim_futex_wake_all($0) }
@@ -93,11 +123,14 @@ import SystemPackage
         while true {
             // Acquiring, and read before the queue: work that arrives in between changes the word.
             let seen = unsafe wakeUps.pointee.load(ordering: .acquiring)
-            queue.withLock { queue in
+            let hasInterludes = queue.withLock { queue in
                 swap(&queue.work, &batch)
-                queue.isSleeping = batch.isEmpty
+                queue.isSleeping = batch.isEmpty && queue.interludes.isEmpty
+                return !queue.interludes.isEmpty
             }
+            if hasInterludes { _ = runInterludes() }
             if !batch.isEmpty { return }
+            if hasInterludes { continue }
             unsafe wakeUps.withMemoryRebound(to: UInt32.self, capacity: 1) { unsafe shim_futex_wait($0, seen, 0) }
         }
     }
@@ -112,7 +145,11 @@ import SystemPackage
             for work in batch {
                 switch work {
                 case .job(let job): unsafe job.runSynchronously(on: asUnownedSerialExecutor())
-                case .finish(let last): return last()
+                case .finish(let last):
+                    last()
+                    queue.withLock { $0.isFinished = true }
+                    _ = runInterludes()
+                    return
                 }
             }
             batch.removeAll(keepingCapacity: true)

@@ -96,6 +96,23 @@ public final class GuestModule: Sendable {
     public func symbol(at address: UInt64) -> GuestSymbol? {
         symbols.symbol(at: address, segments: segments, file: ELFReader(bytes: bytes))
     }
+
+    /// The export of a function.
+    func exportedFunction(named name: String) throws(SandboxError) -> Export {
+        guard let export = export(named: name) else {
+            throw SandboxError(.unknownExport, "The module \(self.name) exports no function named \(name).")
+        }
+        guard export.kind == .function else {
+            throw SandboxError(.unknownExport, "The module \(self.name) exports \(name), but it is not a function.")
+        }
+        return export
+    }
+
+    /// The symbol for an address in a guest's memory, where the image begins at `imageBase`.
+    func symbol(at address: UInt64, imageBase: UInt64) -> GuestSymbol? {
+        guard address >= imageBase, address - imageBase < imageSize else { return nil }
+        return symbol(at: address - imageBase)
+    }
 }
 
 extension GuestModule {

@@ -68,6 +68,7 @@ enum Supervisor {
         var permitted = UInt64.max
         permitted &= ~(1 << UInt64(SHIM_PORT_RETURN))
         permitted &= ~(1 << UInt64(SHIM_PORT_HOST_CALL))
+        permitted &= ~(1 << UInt64(SHIM_PORT_NESTED_RETURN))
         storeUnaligned(permitted, at: taskStateSize)
         storeUnaligned(.max, at: taskStateSize + portBitmapSize)
     }

@@ -6,13 +6,43 @@
 /// }
 /// ```
 ///
-/// The closure runs on the sandbox's own thread while the guest waits. Its parameters arrive by the C convention (see
-/// ``GuestValue``); what it throws ends the guest call and reaches its caller unchanged. Text and bytes that it returns
-/// lie in the argument arena, and stay valid in the guest until its next host call.
+/// A synchronous closure runs on the sandbox's own thread while the guest waits. An asynchronous one runs on the
+/// concurrency pool, in a task that inherits the priority and the task-local values of the guest call's, and that is
+/// cancelled when the call shall end; the sandbox's thread waits for it meanwhile.
+///
+/// Parameters arrive by the C convention (see ``GuestValue``); what the closure throws ends the guest call and reaches
+/// its caller unchanged, unless the call was to end for another reason before. Text and bytes that it returns lie in the
+/// argument arena, and stay valid in the guest until its next host call.
+///
+/// A host function calls back into the guest through its ``HostCallContext``. A call of the ``Sandbox`` itself would wait
+/// for its own end, and throws ``SandboxError/Code/reentrantCall``, also from the tasks a host function starts.
 public struct HostFunction: Sendable {
+    /// Stores what an asynchronous host function has returned, on the sandbox's thread.
+    typealias Completion = @Sendable (inout GuestValueWriter) throws -> Void
+
+    private enum Body {
+        case synchronous(@Sendable (HostCallContext, inout GuestValueReader, inout GuestValueWriter) throws -> Void)
+        /// Takes the arguments at once, and answers with what is to be awaited.
+        case asynchronous(
+            @Sendable (HostCallContext, inout GuestValueReader) throws -> @Sendable () async throws -> Completion
+        )
+    }
+
     /// The import this function stands for.
     public let name: String
-    let body: @Sendable (HostCallContext, inout GuestValueReader, inout GuestValueWriter) throws -> Void
+    private let body: Body
+
+    func call(
+        _ runLoop: RunLoop,
+        _ context: HostCallContext,
+        _ reader: inout GuestValueReader,
+        _ writer: inout GuestValueWriter
+    ) throws {
+        switch body {
+        case .synchronous(let body): try body(context, &reader, &writer)
+        case .asynchronous(let body): try runLoop.await(body(context, &reader))(&writer)
+        }
+    }
 
     /// Makes a host function that returns a value.
     ///
@@ -24,7 +54,7 @@ public struct HostFunction: Sendable {
         _ body: @escaping @Sendable (repeat each Argument) throws -> Result
     ) {
         self.name = name
-        self.body = { _, reader, writer in
+        self.body = .synchronous { _, reader, writer in
             let arguments = (repeat try Self.argument((each Argument).self, &reader))
             try body(repeat each arguments).store(into: &writer)
         }
@@ -40,7 +70,7 @@ public struct HostFunction: Sendable {
         _ body: @escaping @Sendable (repeat each Argument) throws -> Void
     ) {
         self.name = name
-        self.body = { _, reader, _ in
+        self.body = .synchronous { _, reader, _ in
             let arguments = (repeat try Self.argument((each Argument).self, &reader))
             try body(repeat each arguments)
         }
@@ -56,7 +86,7 @@ public struct HostFunction: Sendable {
         _ body: @escaping @Sendable (HostCallContext, repeat each Argument) throws -> Result
     ) {
         self.name = name
-        self.body = { context, reader, writer in
+        self.body = .synchronous { context, reader, writer in
             let arguments = (repeat try Self.argument((each Argument).self, &reader))
             try body(context, repeat each arguments).store(into: &writer)
         }
@@ -72,9 +102,85 @@ public struct HostFunction: Sendable {
         _ body: @escaping @Sendable (HostCallContext, repeat each Argument) throws -> Void
     ) {
         self.name = name
-        self.body = { context, reader, _ in
+        self.body = .synchronous { context, reader, _ in
             let arguments = (repeat try Self.argument((each Argument).self, &reader))
             try body(context, repeat each arguments)
+        }
+    }
+
+    /// Makes an asynchronous host function that returns a value.
+    ///
+    /// - Parameters:
+    ///   - name: the import's name. Those of the library's own imports are refused when a sandbox is made.
+    ///   - body: what the import does. What it throws ends the guest call.
+    public init<each Argument: GuestValue, Result: GuestValue>(
+        _ name: String,
+        _ body: @escaping @Sendable (repeat each Argument) async throws -> Result
+    ) {
+        self.name = name
+        self.body = .asynchronous { _, reader in
+            let arguments = (repeat try Self.argument((each Argument).self, &reader))
+            return {
+                let result = try await body(repeat each arguments)
+                return { writer in try result.store(into: &writer) }
+            }
+        }
+    }
+
+    /// Makes an asynchronous host function that returns nothing.
+    ///
+    /// - Parameters:
+    ///   - name: the import's name. Those of the library's own imports are refused when a sandbox is made.
+    ///   - body: what the import does. What it throws ends the guest call.
+    public init<each Argument: GuestValue>(
+        _ name: String,
+        _ body: @escaping @Sendable (repeat each Argument) async throws -> Void
+    ) {
+        self.name = name
+        self.body = .asynchronous { _, reader in
+            let arguments = (repeat try Self.argument((each Argument).self, &reader))
+            return {
+                try await body(repeat each arguments)
+                return { _ in }
+            }
+        }
+    }
+
+    /// Makes an asynchronous host function that uses the guest's memory and returns a value.
+    ///
+    /// - Parameters:
+    ///   - name: the import's name. Those of the library's own imports are refused when a sandbox is made.
+    ///   - body: what the import does; the context is good only until it returns. What it throws ends the guest call.
+    public init<each Argument: GuestValue, Result: GuestValue>(
+        _ name: String,
+        _ body: @escaping @Sendable (HostCallContext, repeat each Argument) async throws -> Result
+    ) {
+        self.name = name
+        self.body = .asynchronous { context, reader in
+            let arguments = (repeat try Self.argument((each Argument).self, &reader))
+            return {
+                let result = try await body(context, repeat each arguments)
+                return { writer in try result.store(into: &writer) }
+            }
+        }
+    }
+
+    /// Makes an asynchronous host function that uses the guest's memory and returns nothing.
+    ///
+    /// - Parameters:
+    ///   - name: the import's name. Those of the library's own imports are refused when a sandbox is made.
+    ///   - body: what the import does; the context is good only until it returns. What it throws ends the guest call.
+    public init<each Argument: GuestValue>(
+        _ name: String,
+        _ body: @escaping @Sendable (HostCallContext, repeat each Argument) async throws -> Void
+    ) {
+        self.name = name
+        self.body = .asynchronous { context, reader in
+            let arguments = (repeat try Self.argument((each Argument).self, &reader))
+            return {
+                try await body(context, repeat each arguments)
+                return { _ in }
+            }
         }
     }
 

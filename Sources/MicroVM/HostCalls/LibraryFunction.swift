@@ -38,7 +38,7 @@ enum LibraryFunction: String, CaseIterable {
                 throw Misbehaviour(.invalidHostCall, message: message, isInHostCall: true)
             }
             unsafe Self.inPieces(bytes, runLoop) { piece in
-                unsafe Self.write(UnsafeRawBufferPointer(piece), to: stream, runLoop.output)
+                unsafe Self.write(UnsafeRawBufferPointer(piece), to: stream, runLoop.configuration.output)
             }
         case .clock:
             switch Int32(truncatingIfNeeded: try reader.nextInteger()) {

@@ -1,0 +1,96 @@
+import CShims
+import Glibc
+import SystemPackage
+
+/// Counts what one call costs.
+struct CallMeter {
+    private var began = MonotonicTime.zero
+    /// The thread's CPU time at the beginning, where it is measured.
+    private var cpuTimeBegan: UInt64?
+    /// Nanoseconds in which the call was held by a stop.
+    var stopped: UInt64 = 0
+    var exits: UInt64 = 0
+    var hostCalls: UInt64 = 0
+    var nestedCalls: UInt64 = 0
+    var debugInterrupts: UInt64 = 0
+
+    /// A meter of no call.
+    init() {}
+
+    /// The call begins now, on the calling thread.
+    init(measuringCPUTime: Bool) {
+        began = .now
+        if measuringCPUTime { cpuTimeBegan = MonotonicTime.nanoseconds(of: CLOCK_THREAD_CPUTIME_ID) }
+    }
+
+    var duration: Duration { began.duration(to: .now) }
+
+    /// What has been counted so far; on the virtual CPU's thread, whose CPU time it is.
+    var statistics: CallStatistics {
+        CallStatistics(
+            duration: duration,
+            stoppedDuration: .nanoseconds(Int64(clamping: stopped)),
+            cpuTime: cpuTimeBegan.map { began in
+                .nanoseconds(Int64(MonotonicTime.nanoseconds(of: CLOCK_THREAD_CPUTIME_ID) - began))
+            },
+            exits: exits,
+            hostCalls: hostCalls,
+            nestedCalls: nestedCalls,
+            debugInterrupts: debugInterrupts
+        )
+    }
+}
+
+/// One limit's timer: made for the first call that has such a limit, and kept for later ones.
+struct LimitTimer {
+    private let reason: CallState.Reason
+    private var timer: Int32?
+    private var isArmed = false
+    /// What was left of the limit when a stop began.
+    private var left: UInt64 = 0
+
+    init(_ reason: CallState.Reason) { self.reason = reason }
+
+    mutating func make(_ handle: LinuxInterruptHandle) throws(SandboxError) {
+        guard timer == nil else { return }
+        switch handle.makeTimer(reason) {
+        case .success(let made): timer = made
+        case .failure(let failure):
+            throw SandboxError(
+                .systemCallFailed,
+                "Could not make a timer for the time limit.",
+                underlyingError: Errno(rawValue: failure.code)
+            )
+        }
+    }
+
+    mutating func arm(_ handle: LinuxInterruptHandle, nanoseconds: UInt64) {
+        guard let timer else { return }
+        isArmed = true
+        handle.arm(timer, reason, nanoseconds: nanoseconds)
+    }
+
+    mutating func disarm(_ handle: LinuxInterruptHandle) {
+        guard isArmed, let timer else { return }
+        isArmed = false
+        handle.disarm(timer)
+    }
+
+    /// Stops the clock. Whether there is one that ran.
+    mutating func hold(_ handle: LinuxInterruptHandle) -> Bool {
+        guard isArmed, let timer else { return false }
+        left = handle.disarm(timer)
+        // Over: its signal has come already, and asked for the end of the call.
+        return left > 0
+    }
+
+    /// Lets the clock go on where it was held.
+    func goOn(_ handle: LinuxInterruptHandle) {
+        if let timer { handle.arm(timer, reason, nanoseconds: left) }
+    }
+
+    mutating func delete() {
+        if let timer { shim_timer_delete(timer) }
+        timer = nil
+    }
+}

@@ -1,0 +1,16 @@
+/// Where a sandbox's run loop is, for everybody who may outlive it: the sandbox, whose own end may come on any thread,
+/// and the contexts of its host calls, which a host function may keep.
+///
+/// Unchecked, because the rule is not the compiler's to see: only code on the virtual CPU's thread touches `value`,
+/// that is code isolated to the sandbox, interludes, and the last block its thread runs. An isolated `deinit` would say
+/// the same, but clients do not compile with optimisation then (Swift 6.3).
+final class RunLoopReference: @unchecked Sendable {
+    let thread: VirtualCPUThread
+    let interruptHandle: LinuxInterruptHandle
+    var value: RunLoop?
+
+    init(thread: VirtualCPUThread, interruptHandle: LinuxInterruptHandle) {
+        self.thread = thread
+        self.interruptHandle = interruptHandle
+    }
+}

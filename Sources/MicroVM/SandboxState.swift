@@ -1,0 +1,82 @@
+import LinuxKVM
+import SystemPackage
+
+/// What a sandbox that is held still is in the middle of.
+public struct SandboxState: Sendable {
+    /// Whether a call is under way.
+    public var isInCall: Bool
+    /// The import whose host function is at work, if one is.
+    public var hostFunction: String?
+    /// How many calls are under way that were made from inside host calls.
+    public var callDepth: Int
+    /// What the call has cost so far; of the last one, where none is under way.
+    public var statistics: CallStatistics
+    /// The address of the guest's next instruction; where the library's own code in the guest is at work, in its caller.
+    public var instructionPointer: UInt64
+    /// The function that ``instructionPointer`` belongs to.
+    public var symbol: GuestSymbol?
+    /// The general registers.
+    public var registers: GuestRegisters
+    /// The base addresses of the segments %fs, which is the thread pointer, and %gs.
+    public var fsBase, gsBase: UInt64
+    /// The x87, SSE and AVX state in the standard format of `xsave` (Intel SDM volume 1, 13.4), at least 4096 bytes.
+    public var extendedState: [UInt8]
+}
+
+extension RunLoop {
+    /// The state between two guest instructions.
+    func state() throws(SandboxError) -> SandboxState {
+        do throws(Errno) {
+            let registers = GuestRegisters(try completedRegisters())
+            let special = try machine.virtualCPU.specialRegisters()
+            let place = guestCodeAddress(registers)
+            return SandboxState(
+                isInCall: isInCall,
+                hostFunction: currentImport.map { module.imports[$0].name },
+                callDepth: depth,
+                statistics: meter.statistics,
+                instructionPointer: place,
+                symbol: symbol(at: place),
+                registers: registers,
+                fsBase: special.fs.base,
+                gsBase: special.gs.base,
+                extendedState: try machine.virtualCPU.xsave()
+            )
+        } catch {
+            throw SandboxError(.systemCallFailed, "KVM does not give the registers.", underlyingError: error)
+        }
+    }
+}
+
+extension Sandbox {
+    /// Reads all that is to be known about where the guest is: its registers, its place in the module, the calls it is
+    /// in.
+    ///
+    /// The sandbox is stopped while this reads, if it is not stopped already; a synchronous host function is waited for.
+    ///
+    /// - Throws: ``SandboxError/Code/closed``, ``SandboxError/Code/systemCallFailed``; ``SandboxError/Code/reentrantCall``
+    ///   from a host function of the same sandbox.
+    public nonisolated func pullFullState() async throws(SandboxError) -> SandboxState {
+        let reference = reference
+        try HostCallChain.check(reference)
+        do throws(StopError) {
+            try interruptHandle.beginExternalStop()
+        } catch {
+            throw SandboxError(.closed, "This sandbox has been closed.", underlyingError: error)
+        }
+        defer { try? interruptHandle.endExternalStop() }
+        let result = await withCheckedContinuation { continuation in
+            reference.thread.addInterlude {
+                continuation.resume(
+                    returning: Result<SandboxState, SandboxError> { () throws(SandboxError) in
+                        guard let runLoop = reference.value else {
+                            throw SandboxError(.closed, "This sandbox has been closed.")
+                        }
+                        return try runLoop.state()
+                    }
+                )
+            }
+        }
+        return try result.get()
+    }
+}
