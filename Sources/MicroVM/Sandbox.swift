@@ -93,7 +93,7 @@ public actor Sandbox {
     private func runInitializers() async throws {
         let runLoop = try openRunLoop
         let addresses = try module.initializerAddresses(in: runLoop.machine.memory)
-        try await withCallCancellation { try runLoop.runInitializers(addresses) }
+        try await withCallCancellation(.current) { try runLoop.runInitializers(addresses) }
     }
 
     /// Finds the host function for each import; all that are missing are named in one error.
@@ -172,9 +172,9 @@ public actor Sandbox {
         cpuTimeLimit: Duration? = nil,
         returning resultType: Result.Type = Result.self
     ) async throws -> Result {
-        try HostCallChain.check(reference)
+        let waiting = try HostCallChain.check(reference)
         let offset = try module.exportedFunction(named: name).address
-        let options = CallOptions(timeLimit: timeLimit, cpuTimeLimit: cpuTimeLimit)
+        let options = CallOptions(timeLimit: timeLimit, cpuTimeLimit: cpuTimeLimit, waiting: waiting)
         return try await perform(offset, repeat each argument, options: options) { reader throws(SandboxError) in
             try Result.load(from: &reader)
         }
@@ -189,9 +189,9 @@ public actor Sandbox {
         timeLimit: Duration? = nil,
         cpuTimeLimit: Duration? = nil
     ) async throws {
-        try HostCallChain.check(reference)
+        let waiting = try HostCallChain.check(reference)
         let offset = try module.exportedFunction(named: name).address
-        let options = CallOptions(timeLimit: timeLimit, cpuTimeLimit: cpuTimeLimit)
+        let options = CallOptions(timeLimit: timeLimit, cpuTimeLimit: cpuTimeLimit, waiting: waiting)
         try await perform(offset, repeat each argument, options: options) { _ in }
     }
 
@@ -205,9 +205,9 @@ public actor Sandbox {
         cpuTimeLimit: Duration? = nil,
         returning resultType: Result.Type = Result.self
     ) async throws -> Result {
-        try HostCallChain.check(reference)
+        let waiting = try HostCallChain.check(reference)
         let offset = try module.exportedFunction(named: name).address
-        let options = CallOptions(timeLimit: timeLimit, cpuTimeLimit: cpuTimeLimit)
+        let options = CallOptions(timeLimit: timeLimit, cpuTimeLimit: cpuTimeLimit, waiting: waiting)
         return try await perform(offset, arguments: arguments, options: options) { reader throws(SandboxError) in
             try Result.load(from: &reader)
         }
@@ -222,9 +222,9 @@ public actor Sandbox {
         timeLimit: Duration? = nil,
         cpuTimeLimit: Duration? = nil
     ) async throws {
-        try HostCallChain.check(reference)
+        let waiting = try HostCallChain.check(reference)
         let offset = try module.exportedFunction(named: name).address
-        let options = CallOptions(timeLimit: timeLimit, cpuTimeLimit: cpuTimeLimit)
+        let options = CallOptions(timeLimit: timeLimit, cpuTimeLimit: cpuTimeLimit, waiting: waiting)
         try await perform(offset, arguments: arguments, options: options) { _ in }
     }
 
@@ -288,7 +288,7 @@ public actor Sandbox {
         defer { runLoop.endCall() }
         var writer = runLoop.argumentWriter()
         repeat try (each argument).store(into: &writer)
-        return try await finish(runLoop, offset, writer, load)
+        return try await finish(runLoop, offset, writer, options.waiting, load)
     }
 
     func perform<Result: Sendable>(
@@ -302,25 +302,26 @@ public actor Sandbox {
         defer { runLoop.endCall() }
         var writer = runLoop.argumentWriter()
         for argument in arguments { try argument.store(into: &writer) }
-        return try await finish(runLoop, offset, writer, load)
+        return try await finish(runLoop, offset, writer, options.waiting, load)
     }
 
     private func finish<Result>(
         _ runLoop: RunLoop,
         _ offset: UInt64,
         _ writer: GuestValueWriter,
+        _ waiting: HostCallChain?,
         _ load: (inout GuestValueReader) throws(SandboxError) -> Result
     ) async throws -> Result {
         let function = runLoop.machine.memory.addressSpace.imageBase + offset
         // The arguments stay outside: a closure that captures a pack costs a look-up of its tuple's type.
-        try await withCallCancellation { try runLoop.run(function: function, arguments: writer) }
+        try await withCallCancellation(waiting) { try runLoop.run(function: function, arguments: writer) }
         return try runLoop.loadResult(load)
     }
 
     /// Ends the call when the task that makes it is cancelled. The handler cannot outlive the operation, so it never
     /// hits a later call. Host functions find out in the operation whom they keep waiting.
-    private func withCallCancellation(_ operation: () throws -> Void) async throws {
-        let chain = HostCallChain.current.map { HostCallChain(reference, outer: $0) } ?? chain
+    private func withCallCancellation(_ waiting: HostCallChain?, _ operation: () throws -> Void) async throws {
+        let chain = waiting.map { HostCallChain(reference, outer: $0) } ?? chain
         try await withTaskCancellationHandler {
             // Only a closure that captures the actor is isolated to it; another would run in the cooperative pool.
             reference.value?.assertOnThread()

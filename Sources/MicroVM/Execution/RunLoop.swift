@@ -10,6 +10,8 @@ struct CallOptions: Sendable {
     var cpuTimeLimit: Duration?
     /// The call as it was named before it began.
     var pending: PendingCall?
+    /// The host function that waits for this call, if one does.
+    var waiting: HostCallChain?
 }
 
 /// What has become of an asynchronous host function.

@@ -11,9 +11,12 @@ final class HostCallChain: Sendable {
         self.outer = outer
     }
 
-    /// Refuses a call of a sandbox that the current task's own host function keeps waiting.
-    static func check(_ reference: RunLoopReference) throws(SandboxError) {
-        var link = current
+    /// Refuses a call of a sandbox that the current task's own host function keeps waiting. What it keeps waiting, if it
+    /// is one.
+    @discardableResult
+    static func check(_ reference: RunLoopReference) throws(SandboxError) -> HostCallChain? {
+        let first = current
+        var link = first
         while let next = link {
             if next.reference === reference {
                 throw SandboxError(
@@ -26,5 +29,6 @@ final class HostCallChain: Sendable {
             }
             link = next.outer
         }
+        return first
     }
 }
