@@ -1,7 +1,7 @@
 # Each target sets up what it needs; see `make help`. OPTIONS are passed on: make test OPTIONS='--filter Sandbox'
 OPTIONS ?=
 
-.PHONY: help setup demo test bench lint docs guests test-kvm-amd clean
+.PHONY: help setup demo test bench lint docs guests test-thread-sanitizer test-kvm-amd clean
 
 help: ## list these targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | while IFS='	' read -r name what; do \
@@ -27,6 +27,9 @@ docs: setup ## build the documentation, any warning an error
 
 guests: setup ## build the guest modules into .build/guest-images
 	guest-images/build
+
+test-thread-sanitizer: setup ## run the tests that race with the thread sanitizer watching (OPTIONS: --filter REGEX)
+	scripts/test-thread-sanitizer $(OPTIONS)
 
 test-kvm-amd: setup ## run the tests on kvm-amd in an emulated machine (OPTIONS: --filter REGEX and others)
 	scripts/test-kvm-amd $(OPTIONS)

@@ -93,6 +93,13 @@ final class PendingCall: Sendable {
         return reason
     }
 
+    /// Why the call shall not even begin, if somebody has said so.
+    var cancellation: CallState.Reason? {
+        // Acquiring; partner: `cancel`.
+        guard case .cancelled(let reason) = Self.stage(word.load(ordering: .acquiring)) else { return nil }
+        return reason
+    }
+
     /// The call is over, whether it had begun or not.
     func end() {
         // Releasing; partner: `cancel`. A call that has begun ends by the number in the virtual CPU's own word.

@@ -120,6 +120,10 @@ final class RunLoop {
                 "A guest call of this sandbox is under way; a host function makes nested ones through its context."
             )
         }
+        if let reason = options.pending?.cancellation {
+            let code = reason.code
+            throw SandboxError(code, "The guest call \(code.ending ?? "ended"), before it had begun.")
+        }
         if let poison {
             throw SandboxError(
                 .poisoned,
@@ -502,16 +506,9 @@ final class RunLoop {
             duration: meter.duration,
             registers: registers
         )
-        let code: SandboxError.Code =
-            switch reason {
-            case .killed: .killed
-            case .taskCancelled: .taskCancelled
-            case .timeLimit: .timeLimitExceeded
-            case .cpuTimeLimit: .cpuTimeLimitExceeded
-            }
-        if hasEnteredGuest { poison = .call(code) }
+        if hasEnteredGuest { poison = .call(reason.code) }
         return SandboxError(
-            code,
+            reason.code,
             nil,
             SandboxError.Details(interruption: interruption, statistics: meter.statistics),
             underlyingError: underlyingError
