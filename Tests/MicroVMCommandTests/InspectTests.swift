@@ -1,3 +1,4 @@
+import Foundation
 import Testing
 
 @Suite(.timeLimit(.minutes(2)))
@@ -36,10 +37,15 @@ struct InspectTests {
     }
 
     @Test func `a refusal is explained`() async throws {
-        let text = try await CommandRun.microvm("inspect", "/bin/true")
+        // A program is no module.
+        let program = CommandRun.executable
+        let text = try await CommandRun.microvm("inspect", program.path)
         #expect(text.status == 65)
-        #expect(text.error.hasPrefix("Error: The module \"true\" cannot be loaded: "))
-        let json = try await CommandRun.microvm("inspect", "/etc/passwd", "--json")
+        #expect(text.error.hasPrefix("Error: The module \"\(program.lastPathComponent)\" cannot be loaded: "))
+        let file = FileManager.default.temporaryDirectory.appending(path: "microvm-inspect-\(UUID().uuidString)")
+        try Data("text".utf8).write(to: file)
+        defer { try? FileManager.default.removeItem(at: file) }
+        let json = try await CommandRun.microvm("inspect", file.path, "--json")
         #expect(json.status == 65)
         #expect(try json.json()["isLoadable"] as? Bool == false)
         #expect((try json.json()["refusal"] as? String)?.contains("not an ELF file") == true)
