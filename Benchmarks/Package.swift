@@ -20,12 +20,14 @@ let package = Package(
         .package(url: "https://github.com/apple/swift-system", from: "1.4.0"),
     ],
     targets: [
-        .target(name: "RawLoops"),
+        .target(name: "RawLoops", dependencies: ["BenchmarkThreads"]),
+        .target(name: "BenchmarkThreads"),
         .target(name: "AllocationCounter"),
         .executableTarget(
             name: "microvm-bench",
             dependencies: [
                 "RawLoops",
+                "BenchmarkThreads",
                 "AllocationCounter",
                 .product(name: "MicroVM", package: "swift-microvm"),
                 .product(name: "ArgumentParser", package: "swift-argument-parser"),

@@ -16,6 +16,8 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "Killer.h"
+#include "Placement.h"
 #include "RawLayout.h"
 #include "RawModule.h"
 
@@ -160,6 +162,7 @@ struct job {
     int (*body)(struct job *job);
     const raw_module *module;
     raw_machine *machine;
+    killer *killer;
     bool with_cpuid;
     uint64_t *samples;
     size_t count;
@@ -287,7 +290,12 @@ static void *work(void *unused) {
     worker_thread = (pid_t)syscall(SYS_gettid);
     for (;;) {
         await(&worker_wanted);
+        int error = placement_adopt_guest();
+        // In any case, because whoever began the job may wait for its thread in the middle of it.
         worker_result = worker_job->body(worker_job);
+        if (worker_result == 0) {
+            worker_result = error;
+        }
         sem_post(&worker_finished);
     }
     return NULL;
@@ -360,9 +368,6 @@ int raw_cold_start(const raw_module *module, bool with_cpuid, uint64_t *samples,
 
 // MARK: Kills
 
-static sem_t spinning, killed;
-static uint64_t killed_at;
-
 static void do_nothing(int number) {
     (void)number;
 }
@@ -372,56 +377,52 @@ static int kick_number(void) {
     return SIGRTMIN + 7;
 }
 
-// Enters the guest `count` times, and notes each time when it came back.
-static int spin(struct job *job) {
+static kill_outcome kick(void *context) {
+    raw_machine *machine = context;
+    __atomic_store_n(&machine->run->immediate_exit, 1, __ATOMIC_SEQ_CST);
+    syscall(SYS_tgkill, getpid(), worker_thread, kick_number());
+    return KILL_IN_GUEST;
+}
+
+// Enters the guest `count` times and once more, each time until it is kicked out. The first time is no sample, because
+// it brings the guest into its loop.
+static int kill_latency(struct job *job) {
     raw_machine *machine = job->machine;
     // Whoever started this thread may have had every signal blocked, as Dispatch's threads have.
-    sigset_t kick;
-    sigemptyset(&kick);
-    sigaddset(&kick, kick_number());
-    pthread_sigmask(SIG_UNBLOCK, &kick, NULL);
+    sigset_t number;
+    sigemptyset(&number);
+    sigaddset(&number, kick_number());
+    pthread_sigmask(SIG_UNBLOCK, &number, NULL);
     *word(machine, RAW_MAILBOX + RAW_FUNCTION) = machine->module->spin;
-    int error = 0;
-    for (size_t i = 0; i < job->count; i++) {
-        // Before the other thread is let go, so that no kick is wiped out.
+    for (size_t i = 0; i <= job->count; i++) {
+        // Before the killer is let go, so that no kick is wiped out.
         __atomic_store_n(&machine->run->immediate_exit, 0, __ATOMIC_SEQ_CST);
-        sem_post(&spinning);
+        killer_order(job->killer, kick, machine);
         bool interrupted = ioctl(machine->processor, KVM_RUN, 0) < 0 && errno == EINTR;
-        killed_at = now();
+        uint64_t end = now();
+        uint64_t start = killer_finish(job->killer);
         if (!interrupted) {
-            error = EPROTO;
+            return EPROTO;
         }
-        sem_post(&killed);
+        if (i > 0) {
+            job->samples[i - 1] = end - start;
+        }
     }
-    return error;
+    return 0;
 }
 
 int raw_kill_latency(raw_machine *machine, uint64_t *samples, size_t count) {
-    int number = kick_number();
     struct sigaction action = {.sa_handler = do_nothing, .sa_flags = SA_RESTART};
-    if (sigaction(number, &action, NULL) < 0) {
+    if (sigaction(kick_number(), &action, NULL) < 0) {
         return errno;
     }
-    sem_init(&spinning, 0, 0);
-    sem_init(&killed, 0, 0);
-    // One kill more than samples: the first only brings the guest into its loop.
-    struct job job = {.body = spin, .machine = machine, .count = count + 1};
-    int error = begin(&job);
-    if (error != 0) {
-        return error;
+    struct job job = {.body = kill_latency, .machine = machine, .samples = samples, .count = count};
+    int error = killer_create(&job.killer);
+    if (error == 0) {
+        error = perform(job);
+        killer_destroy(job.killer);
     }
-    for (size_t i = 0; i <= count; i++) {
-        await(&spinning);
-        nanosleep(&(struct timespec){.tv_nsec = 1000000}, NULL);
-        uint64_t start = now();
-        __atomic_store_n(&machine->run->immediate_exit, 1, __ATOMIC_SEQ_CST);
-        syscall(SYS_tgkill, getpid(), worker_thread, number);
-        await(&killed);
-        if (i > 0) {
-            samples[i - 1] = killed_at - start;
-        }
-    }
-    return finish();
+    return error;
 }
 
 // MARK: Hand-offs
@@ -430,6 +431,8 @@ struct handoff {
     // Whose turn it is: 0 the asker's, 1 the answerer's.
     _Atomic uint32_t turn;
     size_t count;
+    // The answerer's, to be read when it has ended.
+    int error;
 };
 
 static void hand_over(struct handoff *handoff, uint32_t other) {
@@ -445,6 +448,7 @@ static void await_turn(struct handoff *handoff, uint32_t own) {
 
 static void *answer(void *argument) {
     struct handoff *handoff = argument;
+    handoff->error = placement_adopt_guest();
     for (size_t i = 0; i < handoff->count; i++) {
         await_turn(handoff, 1);
         hand_over(handoff, 0);
@@ -468,10 +472,11 @@ int raw_thread_handoff(uint64_t *samples, size_t count) {
             samples[i - 1] = now() - start;
         }
     }
-    return pthread_join(thread, NULL);
+    error = pthread_join(thread, NULL);
+    return error != 0 ? error : handoff.error;
 }
 
-// ---- A guest call on another thread -----------------------------------------------------------------------------
+// MARK: A guest call on another thread
 
 // What the two threads share; the job's own thread answers.
 static struct handoff hop;

@@ -16,6 +16,11 @@ struct Benchmark {
     var batch = 50
     /// The part of the iterations asked for that this benchmark takes, for those that take long.
     var share = 1.0
+    /// As many samples are taken at any rate.
+    var leastSamples = 1
+    var placement = Placement.oneProcessor
+    /// Whether the ratio of the slowest samples is printed too.
+    var comparesTails = false
     /// The library's way, once there is one.
     let ours: Sampler?
     /// Plain C's way.
@@ -25,11 +30,23 @@ struct Benchmark {
     /// Further fields, computed from the medians by series.
     var derived: (_ medians: [String: Double]) -> [(name: String, value: Double)] = { _ in [] }
 
-    /// Runs every series in turn, batch by batch, and sums up.
+    /// Runs every series in turn, batch by batch, in the benchmark's placement, and sums up.
     func run(iterations: Int) async throws -> Report {
+        try placement.begin()
+        do {
+            let report = try await runPlaced(iterations)
+            try Placement.end()
+            return report
+        } catch {
+            try? Placement.end()
+            throw error
+        }
+    }
+
+    private func runPlaced(_ iterations: Int) async throws -> Report {
         let oursSeries = ours.map { [Series(name: "ours", sample: $0)] } ?? []
         let series = oursSeries + [Series(name: "raw", sample: raw)] + others
-        let wanted = max(Int(Double(iterations) * share), 1)
+        let wanted = max(Int(Double(iterations) * share), leastSamples)
         var samples = [[UInt64]](repeating: [], count: series.count)
 
         for each in series {
@@ -43,13 +60,19 @@ struct Benchmark {
         }
 
         let summaries = zip(series, samples).map { (name: $0.name, summary: Summary(nanoseconds: $1)) }
-        let medians = Dictionary(uniqueKeysWithValues: summaries.map { ($0.name, $0.summary.p50) })
+        let byName = Dictionary(uniqueKeysWithValues: summaries.map { ($0.name, $0.summary) })
         var fields: [(name: String, value: Double)] = []
-        if let ours, let oursMedian = medians["ours"], let rawMedian = medians["raw"] {
-            fields.append(("ratio_p50", oursMedian / rawMedian))
+        if let ours, let oursSummary = byName["ours"], let rawSummary = byName["raw"] {
+            fields.append(("ratio_p50", oursSummary.p50 / rawSummary.p50))
+            if comparesTails { fields.append(("ratio_p99", oursSummary.p99 / rawSummary.p99)) }
             fields.append(("allocations_per_call", try await allocationsPerCall(ours)))
         }
-        return Report(benchmark: name, series: summaries, fields: fields + derived(medians))
+        return Report(
+            benchmark: name,
+            placement: placement.outcome,
+            series: summaries,
+            fields: fields + derived(byName.mapValues(\.p50))
+        )
     }
 
     /// The allocations that a batch makes more than a batch of one, so that those of a batch itself cancel out.

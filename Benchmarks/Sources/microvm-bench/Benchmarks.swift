@@ -5,22 +5,8 @@ extension Benchmark {
         let spinner = try RawMachine(module: module)
         return [
             Benchmark(name: "guest_call", ours: library.guestCall, raw: machine.guestCall),
-            Benchmark(
-                name: "guest_call_hop",
-                ours: library.guestCallHop,
-                raw: machine.guestCallHop,
-                others: [
-                    Series(name: "raw_call", sample: machine.guestCall),
-                    Series(name: "handoff", sample: threadHandoff),
-                ],
-                derived: { medians in
-                    // A call and three hand-offs between threads that are never asleep for long; and what is left of
-                    // plain C's own hop when its call is taken away: a hand-off round trip as it is in this use.
-                    guard let call = medians["raw_call"], let handoff = medians["handoff"], let hop = medians["raw"]
-                    else { return [] }
-                    return [("limit_p50", call + 3 * handoff), ("asleep_handoff_p50", hop - call)]
-                }
-            ),
+            guestCallHop("guest_call_hop", .oneProcessor, machine, library),
+            guestCallHop("guest_call_hop_other_processor", .twoProcessors, machine, library),
             Benchmark(name: "host_call", ours: library.hostCall, raw: machine.hostCall),
             Benchmark(name: "call_24k_in_8k_out", ours: library.foldCall, raw: machine.foldCall),
             Benchmark(
@@ -31,13 +17,51 @@ extension Benchmark {
                 raw: { try module.coldStart(withCPUID: false, count: $0) },
                 others: [Series(name: "raw_cpuid") { try module.coldStart(withCPUID: true, count: $0) }]
             ),
-            Benchmark(
-                name: "kill_latency",
-                batch: 20,
-                share: 0.1,
-                ours: library.killLatency,
-                raw: spinner.killLatency
-            ),
+            killLatency("kill_latency", .twoProcessors, spinner, library),
+            killLatency("kill_latency_same_processor", .oneProcessor, spinner, library),
         ]
+    }
+
+    private static func guestCallHop(
+        _ name: String,
+        _ placement: Placement,
+        _ machine: RawMachine,
+        _ library: LibraryLoops
+    ) -> Benchmark {
+        Benchmark(
+            name: name,
+            placement: placement,
+            ours: library.guestCallHop,
+            raw: machine.guestCallHop,
+            others: [
+                Series(name: "raw_call", sample: machine.guestCall),
+                Series(name: "handoff", sample: threadHandoff),
+            ],
+            derived: { medians in
+                // A call and three hand-offs between threads that are never asleep for long; and what is left of
+                // plain C's own hop when its call is taken away: a hand-off round trip as it is in this use.
+                guard let call = medians["raw_call"], let handoff = medians["handoff"], let hop = medians["raw"]
+                else { return [] }
+                return [("limit_p50", call + 3 * handoff), ("asleep_handoff_p50", hop - call)]
+            }
+        )
+    }
+
+    private static func killLatency(
+        _ name: String,
+        _ placement: Placement,
+        _ machine: RawMachine,
+        _ library: LibraryLoops
+    ) -> Benchmark {
+        Benchmark(
+            name: name,
+            batch: 20,
+            share: 0.1,
+            leastSamples: 300,
+            placement: placement,
+            comparesTails: true,
+            ours: library.killLatency,
+            raw: machine.killLatency
+        )
     }
 }

@@ -31,6 +31,7 @@ struct LibraryLoops {
     func guestCall(count: Int) async throws -> [UInt64] {
         let add = try sandbox.function("add", as: ((UInt64, UInt64) -> UInt64).self)
         return try await sandbox.run { _ in
+            try Placement.adoptGuest()
             var times = [UInt64](repeating: 0, count: count)
             for index in 0..<count {
                 let begin = now()
@@ -45,6 +46,7 @@ struct LibraryLoops {
     /// `add` with two integers, awaited from another task.
     func guestCallHop(count: Int) async throws -> [UInt64] {
         let add = try sandbox.function("add", as: ((UInt64, UInt64) -> UInt64).self)
+        try await sandbox.run { _ in try Placement.adoptGuest() }
         var times = [UInt64](repeating: 0, count: count)
         for index in 0..<count {
             let begin = now()
@@ -58,6 +60,7 @@ struct LibraryLoops {
     /// `call_host` with count + 1: a sample is the time between two entries of the host function `host_add`.
     func hostCall(count: Int) async throws -> [UInt64] {
         hostCallTimes.prepare(count + 1)
+        try await sandbox.run { _ in try Placement.adoptGuest() }
         let sum: UInt64 = try await sandbox.call("call_host", UInt64(count + 1))
         guard sum == UInt64(count * (count + 1) / 2) else { throw Errno.protocolError }
         return hostCallTimes.differences()
@@ -68,6 +71,7 @@ struct LibraryLoops {
         let fold = try sandbox.function("fold", as: (([UInt8]) -> [UInt8]).self)
         let input = (0..<24 << 10).map { UInt8(truncatingIfNeeded: $0 &* 31) }
         return try await sandbox.run { _ in
+            try Placement.adoptGuest()
             var times = [UInt64](repeating: 0, count: count)
             for index in 0..<count {
                 let begin = now()
@@ -80,6 +84,8 @@ struct LibraryLoops {
     }
 
     /// From the parsed module to `add` returned; the sandbox's end is not counted.
+    ///
+    /// The new sandbox's thread stays where it is begun, as plain C's would only on one processor.
     func coldStart(count: Int) async throws -> [UInt64] {
         let unused = HostFunction("host_add") { (first: UInt64, second: UInt64) in first &+ second }
         var times: [UInt64] = []
@@ -97,31 +103,24 @@ struct LibraryLoops {
     /// `spin` for a millisecond, then from kill() entered to the call ended, as its own thread sees it.
     func killLatency(count: Int) async throws -> [UInt64] {
         let unused = HostFunction("host_add") { (first: UInt64, second: UInt64) in first &+ second }
+        let killer = try Killer()
         var times: [UInt64] = []
         while times.count < count {
             let sandbox = try await Sandbox(module, hostFunctions: [unused])
-            let call = Task {
-                try await sandbox.run { sandbox in
-                    do {
-                        // Plain C's machine is not new either.
-                        let _: UInt64 = try await sandbox.call("add", UInt64(1), UInt64(1))
-                        try await sandbox.call("spin")
-                        throw Errno.protocolError
-                    } catch let error as SandboxError where error.code == .killed {
-                        return now()
-                    }
+            let time = try await sandbox.run { sandbox -> UInt64? in
+                try Placement.adoptGuest()
+                // Plain C's machine is not new either.
+                let _: UInt64 = try await sandbox.call("add", UInt64(1), UInt64(1))
+                killer.order(sandbox.interruptHandle)
+                do {
+                    try await sandbox.call("spin")
+                    throw Errno.protocolError
+                } catch let error as SandboxError where error.code == .killed {
+                    let end = now()
+                    return killer.finish().map { begin in end - begin }
                 }
             }
-            // Long enough for the guest to spin; where it was not, the kill found no guest to signal and is no sample.
-            var outcome = LinuxInterruptHandle.KillOutcome.notRunning
-            var begin: UInt64 = 0
-            while outcome == .notRunning {
-                try await Task.sleep(for: .milliseconds(2))
-                begin = now()
-                outcome = sandbox.interruptHandle.kill()
-            }
-            let end = try await call.value
-            if outcome == .signalled { times.append(end - begin) }
+            if let time { times.append(time) }
             await sandbox.close()
         }
         return times

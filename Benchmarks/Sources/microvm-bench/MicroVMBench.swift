@@ -9,7 +9,8 @@ struct MicroVMBench: AsyncParsableCommand {
         abstract: "Measures the library beside plain C that does the same jobs on /dev/kvm.",
         discussion: """
             Both run the same guest module, and take turns in small batches, so that what else the machine does hits \
-            both. Times are microseconds; a ratio is the library's median over plain C's.
+            both, with their threads confined to the same processors. Times are microseconds; a ratio is the \
+            library's median over plain C's.
 
             Build it optimised: swift run -c release --package-path Benchmarks microvm-bench
             """
@@ -18,7 +19,7 @@ struct MicroVMBench: AsyncParsableCommand {
     @Flag(help: "Print one JSON object a line instead of a table.")
     var json = false
 
-    @Option(help: "Samples of each quick benchmark; the slow ones (cold_start, kill_latency) take a tenth of it.")
+    @Option(help: "Samples of each quick benchmark; cold_start and the kills take a tenth of it, kills at least 300.")
     var iterations = 2000
 
     @Argument(help: "The benchmarks to run, by name; all when none is named.")

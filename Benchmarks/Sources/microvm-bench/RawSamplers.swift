@@ -59,7 +59,7 @@ func threadHandoff(count: Int) throws -> [UInt64] {
     try unsafe samples(count) { unsafe raw_thread_handoff($0, count) }
 }
 
-private func check(_ error: CInt) throws(Errno) {
+func check(_ error: CInt) throws(Errno) {
     if error != 0 {
         throw Errno(rawValue: error)
     }

@@ -1,19 +1,22 @@
 /// A benchmark's results, and both ways to print them.
 struct Report {
     let benchmark: String
+    /// In words, which processors the threads ran on.
+    let placement: String
     let series: [(name: String, summary: Summary)]
     let fields: [(name: String, value: Double)]
 
     var jsonLine: String {
         let times = series.flatMap { [($0.name + "_p50", $0.summary.p50), ($0.name + "_p99", $0.summary.p99)] }
         let numbers = (times + fields.map { ($0.name, $0.value) }).map { "\"\($0.0)\": \(rounded($0.1))" }
-        return "{" + (["\"benchmark\": \"\(benchmark)\"", "\"unit\": \"us\""] + numbers).joined(separator: ", ") + "}"
+        let words = [("benchmark", benchmark), ("unit", "us"), ("placement", placement)].map { "\"\($0)\": \"\($1)\"" }
+        return "{" + (words + numbers).joined(separator: ", ") + "}"
     }
 
     static let tableHeader = row("benchmark", "series", "p50 (us)", "p99 (us)", "")
 
     var tableRows: String {
-        let remarks = fields.map { "\($0.name) \(rounded($0.value))" }.joined(separator: ", ")
+        let remarks = (fields.map { "\($0.name) \(rounded($0.value))" } + [placement]).joined(separator: ", ")
         return series.enumerated().map { index, each in
             Self.row(
                 index == 0 ? benchmark : "",
@@ -34,7 +37,7 @@ struct Report {
         func right(_ text: String, _ width: Int) -> String {
             String(repeating: " ", count: max(width - text.count, 0)) + text
         }
-        let line = left(benchmark, 20) + left(series, 10) + right(p50, 10) + right(p99, 10) + "  " + remarks
+        let line = left(benchmark, 32) + left(series, 10) + right(p50, 10) + right(p99, 10) + "  " + remarks
         return String(line.reversed().drop { $0 == " " }.reversed())
     }
 }

@@ -13,7 +13,8 @@
 //
 // Each sampler fills `count` samples, in nanoseconds, and returns 0 or an errno (EPROTO: the guest left in a way, or
 // with a result, that was not expected). All vCPUs live on one thread that the first call starts, because a vCPU that
-// changes threads pays for it inside KVM. Call the functions from one thread at a time.
+// changes threads pays for it inside KVM. At the beginning of each function that thread goes to where the placement in
+// force has virtual CPUs. Call the functions from one thread at a time.
 
 typedef struct raw_module raw_module;
 typedef struct raw_machine raw_machine;
@@ -42,14 +43,15 @@ int raw_cold_start(const raw_module *module, bool with_cpuid, uint64_t *samples,
 
 /// From just before the kick of a guest that spins to its thread having KVM_RUN's return.
 ///
-/// The guest spins for a millisecond before each kick. Uses up the machine: afterwards it knows no other call.
+/// The kicks are a killer's, a millisecond after each entry. Uses up the machine: afterwards it knows no other call.
 int raw_kill_latency(raw_machine *machine, uint64_t *samples, size_t count);
 
-/// One round trip between two threads that sleep on a futex in turn.
+/// One round trip between two threads that sleep on a futex in turn, the answering one in a virtual CPU's place.
 int raw_thread_handoff(uint64_t *samples, size_t count);
 
 /// One guest call of `add` that a thread hands to the virtual CPU's thread and sleeps for, on a futex. Each of the two
-/// sleeps while the other works, long enough for an idle processor to need waking: what a bare hand-off never shows.
+/// sleeps while the other works, on two processors long enough for an idle one to need waking: more than in a bare
+/// hand-off.
 int raw_guest_call_hop(raw_machine *machine, uint64_t *samples, size_t count);
 
 #endif
