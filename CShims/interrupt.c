@@ -205,7 +205,8 @@ int shim_timer_create(struct shim_interrupt_target *target, int signal, int reas
 #endif
 
 int shim_timer_arm(int32_t timer, uint64_t nanoseconds, uint64_t *left) {
-    struct itimerspec time = {{0, REPEAT_NANOSECONDS}, {(time_t)(nanoseconds / 1000000000), (long)(nanoseconds % 1000000000)}};
+    struct itimerspec time = {{0, REPEAT_NANOSECONDS},
+                              {(time_t)(nanoseconds / 1000000000), (long)(nanoseconds % 1000000000)}};
     struct itimerspec before = {{0, 0}, {0, 0}};
     if (syscall(SYS_timer_settime, timer, 0, &time, &before)) return errno;
     if (left) *left = (uint64_t)before.it_value.tv_sec * 1000000000 + (uint64_t)before.it_value.tv_nsec;

@@ -37,8 +37,8 @@ public struct GuestCall<Result: Sendable>: Sendable {
     /// What the call returned. The cancellation of a task that awaits it ends the call with
     /// ``SandboxError/Code/taskCancelled``.
     ///
-    /// - Throws: ``SandboxError``, or what a host function threw; ``SandboxError/Code/reentrantCall`` in a host function
-    ///   that the call has to wait for.
+    /// - Throws: ``SandboxError``, or what a host function threw; ``SandboxError/Code/reentrantCall`` in a host
+    ///   function that the call has to wait for.
     public var result: Result {
         get async throws {
             try HostCallChain.check(reference)
@@ -50,8 +50,8 @@ public struct GuestCall<Result: Sendable>: Sendable {
         }
     }
 
-    /// What the call has cost, once it is over; nothing when it never began. Awaits its end, and leaves it alone when the
-    /// awaiting task is cancelled.
+    /// What the call has cost, once it is over; nothing when it never began. Awaits its end, and leaves it alone when
+    /// the awaiting task is cancelled.
     public var statistics: CallStatistics? {
         get async {
             _ = await task.result

@@ -130,8 +130,8 @@ public actor Sandbox {
         return resolved
     }
 
-    /// Gives the virtual machine and its memory back now, after the calls that came before; the thread goes with the last
-    /// reference to the sandbox, and so does everything else where this is never called. Later calls throw
+    /// Gives the virtual machine and its memory back now, after the calls that came before; the thread goes with the
+    /// last reference to the sandbox, and so does everything else where this is never called. Later calls throw
     /// ``SandboxError/Code/closed``. From a host function of the sandbox's own this does not wait: the sandbox closes
     /// when the call is over.
     public nonisolated func close() async {

@@ -26,12 +26,12 @@ public struct SandboxConfiguration: Sendable {
     /// The bytes that the strings and byte arrays of one call, and a host function's result, may take together: 4096 at
     /// least, rounded up to whole pages; 4 MiB unless set. Each takes one byte more than it has, rounded up to 16.
     public var argumentArenaSize: UInt64 = 4 << 20
-    /// How long a call may take by the clock, host functions included, where it names no limit of its own; without limit
-    /// unless set.
+    /// How long a call may take by the clock, host functions included, where it names no limit of its own; without
+    /// limit unless set.
     public var timeLimit: Duration?
-    /// How much CPU time of the sandbox's thread a call may use, where it names no limit of its own; without limit unless
-    /// set. That is the guest's time and the synchronous host functions'; the kernel looks at it at its clock's ticks, of
-    /// 1 to 10 milliseconds.
+    /// How much CPU time of the sandbox's thread a call may use, where it names no limit of its own; without limit
+    /// unless set. That is the guest's time and the synchronous host functions'; the kernel looks at it at its clock's
+    /// ticks, of 1 to 10 milliseconds.
     public var cpuTimeLimit: Duration?
     /// How long the module's initialisers may run by the clock, all together; ``timeLimit`` unless set.
     public var initializerTimeLimit: Duration?
@@ -41,8 +41,8 @@ public struct SandboxConfiguration: Sendable {
     public var countsStoppedTime = false
     /// Whether ``CallStatistics/cpuTime`` is measured for every call; false unless set.
     public var measuresCPUTime = false
-    /// How many guest calls may be under way that were made from inside host calls, one inside the other, from 0 to 1000;
-    /// 16 unless set. Each takes some of the stacks of the guest and of the sandbox's thread.
+    /// How many guest calls may be under way that were made from inside host calls, one inside the other, from 0 to
+    /// 1000; 16 unless set. Each takes some of the stacks of the guest and of the sandbox's thread.
     public var maximumCallDepth = 16
     /// The set that the sandbox belongs to from before its initialisers run; none unless set.
     public var sandboxSet: SandboxSet?

@@ -11,7 +11,8 @@ public struct SandboxState: Sendable {
     public var callDepth: Int
     /// What the call has cost so far; of the last one, where none is under way.
     public var statistics: CallStatistics
-    /// The address of the guest's next instruction; where the library's own code in the guest is at work, in its caller.
+    /// The address of the guest's next instruction; where the library's own code in the guest is at work, in its
+    /// caller.
     public var instructionPointer: UInt64
     /// The function that ``instructionPointer`` belongs to.
     public var symbol: GuestSymbol?
@@ -52,10 +53,11 @@ extension Sandbox {
     /// Reads all that is to be known about where the guest is: its registers, its place in the module, the calls it is
     /// in.
     ///
-    /// The sandbox is stopped while this reads, if it is not stopped already; a synchronous host function is waited for.
+    /// The sandbox is stopped while this reads, if it is not stopped already; a synchronous host function is waited
+    /// for.
     ///
-    /// - Throws: ``SandboxError/Code/closed``, ``SandboxError/Code/systemCallFailed``; ``SandboxError/Code/reentrantCall``
-    ///   from a host function of the same sandbox.
+    /// - Throws: ``SandboxError/Code/closed``, ``SandboxError/Code/systemCallFailed``;
+    ///   ``SandboxError/Code/reentrantCall`` from a host function of the same sandbox.
     public nonisolated func pullFullState() async throws(SandboxError) -> SandboxState {
         let reference = reference
         try HostCallChain.check(reference)

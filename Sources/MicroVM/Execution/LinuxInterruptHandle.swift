@@ -6,8 +6,8 @@ import Synchronization
 /// One atomic word holds the state of the virtual CPU and the number of its call. Entering the guest is one
 /// read-modify-write that sets RUNNING and tells whether somebody has asked to get out; asking is one that sets a
 /// request and tells whether the guest is running and must be kicked. Whichever comes second sees the first, so no
-/// request is lost. A kick sets `kvm_run.immediate_exit` and sends a signal to the virtual CPU's thread, and is repeated
-/// until the virtual CPU has left the guest.
+/// request is lost. A kick sets `kvm_run.immediate_exit` and sends a signal to the virtual CPU's thread, and is
+/// repeated until the virtual CPU has left the guest.
 ///
 /// Comments of the form "model:" name the same step in docs/models/interrupt.pml.
 @safe public final class LinuxInterruptHandle: Sendable {
@@ -85,8 +85,8 @@ import Synchronization
     ///
     /// When the guest is running, blocks until it has left: tens of microseconds as a rule. May be called from any
     /// thread, also from a host function of the same sandbox. A call that was killed throws
-    /// ``SandboxError/Code/killed``, and the sandbox is poisoned if guest code had run. Without a call under way nothing
-    /// happens, and nothing will happen to the next one. A ``KillSwitch`` ends one call and no other.
+    /// ``SandboxError/Code/killed``, and the sandbox is poisoned if guest code had run. Without a call under way
+    /// nothing happens, and nothing will happen to the next one. A ``KillSwitch`` ends one call and no other.
     @discardableResult
     public func kill() -> KillOutcome { end(.killed) }
 
@@ -94,8 +94,8 @@ import Synchronization
     @discardableResult
     func cancelForTask() -> KillOutcome { end(.taskCancelled) }
 
-    /// Takes the virtual CPU out of the guest for a debugger, or keeps it from entering it the next time, also when that
-    /// is in a later call. Where no debugger is attached, the interruption is counted in
+    /// Takes the virtual CPU out of the guest for a debugger, or keeps it from entering it the next time, also when
+    /// that is in a later call. Where no debugger is attached, the interruption is counted in
     /// ``CallStatistics/debugInterrupts`` and the guest goes on.
     ///
     /// When the guest is running, blocks until it has left.
@@ -114,8 +114,8 @@ import Synchronization
     private func end(_ reason: CallState.Reason) -> KillOutcome {
         guard registerSender() else { return .dropped }
         defer { unregisterSender() }
-        // Acquiring and releasing; partners: `enter` (one of the two sees the other's bit), `beginCall` and `decide`. The
-        // request of whoever came first stays, so that the call ends for one reason. model: kill_request
+        // Acquiring and releasing; partners: `enter` (one of the two sees the other's bit), `beginCall` and `decide`.
+        // The request of whoever came first stays, so that the call ends for one reason. model: kill_request
         let before = update { state in
             guard state.has(CallState.inCall), !state.has(CallState.decided) else { return nil }
             return state.has(CallState.cancel) ? state : state.cancelled(for: reason)
@@ -155,7 +155,8 @@ import Synchronization
         return false
     }
 
-    /// Holds the sandbox before its next entry, or lets it go; called with the count of stops locked. What the word was.
+    /// Holds the sandbox before its next entry, or lets it go; called with the count of stops locked. What the word
+    /// was.
     ///
     /// Acquiring and releasing; partners: `enter` and `wait`. model: stop_begin, stop_end
     func setStop(_ isStopped: Bool) -> CallState {

@@ -196,8 +196,8 @@ final class RunLoop {
 
     /// Calls a guest function from inside a host call: it runs on the guest's stack above the import's caller.
     ///
-    /// - Throws: as ``run(function:arguments:)``. Once guest code has been left half way, the guest is not entered again
-    ///   in this call: its outer part ends as well, when the host function does.
+    /// - Throws: as ``run(function:arguments:)``. Once guest code has been left half way, the guest is not entered
+    ///   again in this call: its outer part ends as well, when the host function does.
     func runNested(function: UInt64, arguments: GuestValueWriter) throws {
         let outer = (currentImport, arenaPosition)
         depth += 1

@@ -11,8 +11,8 @@ final class HostCallChain: Sendable {
         self.outer = outer
     }
 
-    /// Refuses a call of a sandbox that the current task's own host function keeps waiting. What it keeps waiting, if it
-    /// is one.
+    /// Refuses a call of a sandbox that the current task's own host function keeps waiting. What it keeps waiting, if
+    /// it is one.
     @discardableResult
     static func check(_ reference: RunLoopReference) throws(SandboxError) -> HostCallChain? {
         let first = current

@@ -1,5 +1,5 @@
-/// What a host function may use while it runs: the guest's memory, calls back into the guest, and the news that the call
-/// shall end.
+/// What a host function may use while it runs: the guest's memory, calls back into the guest, and the news that the
+/// call shall end.
 ///
 /// Good until the host function returns; what comes later throws ``SandboxError/Code/contextExpired``. The methods that
 /// are not asynchronous are for synchronous host functions, on the thread they run on.
@@ -62,8 +62,8 @@ public struct HostCallContext: Sendable {
     /// half way, the outer guest code does not go on either: the host function unwinds, or does what it has left to do,
     /// and the outermost call ends with the first cause.
     ///
-    /// - Throws: ``SandboxError``, ``SandboxError/Code/callTooDeep`` and ``SandboxError/Code/contextExpired`` among them,
-    ///   or what a nested host function threw.
+    /// - Throws: ``SandboxError``, ``SandboxError/Code/callTooDeep`` and ``SandboxError/Code/contextExpired`` among
+    ///   them, or what a nested host function threw.
     @available(*, noasync, message: "await the asynchronous form")
     public func call<each Argument: GuestValue, Result: GuestValue>(
         _ name: String,
@@ -88,8 +88,8 @@ public struct HostCallContext: Sendable {
         try runLoop.runNested(function: runLoop.address(of: name), arguments: writer)
     }
 
-    /// Calls a function of the guest that returns a value, from an asynchronous host function: the call is carried to the
-    /// sandbox's thread, which waits for the host function.
+    /// Calls a function of the guest that returns a value, from an asynchronous host function: the call is carried to
+    /// the sandbox's thread, which waits for the host function.
     ///
     /// - Throws: as the synchronous form.
     public func call<each Argument: GuestValue, Result: GuestValue>(
