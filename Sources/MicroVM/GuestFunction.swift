@@ -36,8 +36,8 @@ extension GuestFunction where Result: Sendable {
         timeLimit: Duration? = nil,
         cpuTimeLimit: Duration? = nil
     ) async throws -> Result {
-        let waiting = try HostCallChain.check(sandbox.reference)
-        let options = CallOptions(timeLimit: timeLimit, cpuTimeLimit: cpuTimeLimit, waiting: waiting)
+        try HostCallChain.check(sandbox.reference)
+        let options = CallOptions(timeLimit: timeLimit, cpuTimeLimit: cpuTimeLimit)
         return try await sandbox.perform(offset, repeat each argument, options: options, load: load)
     }
 

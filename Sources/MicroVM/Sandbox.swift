@@ -15,7 +15,6 @@ import CShims
 /// thread alone; nothing blocks in the cooperative pool.
 public actor Sandbox {
     let reference: RunLoopReference
-    private let chain: HostCallChain
     /// Ends and holds the call under way, from any thread.
     public nonisolated var interruptHandle: LinuxInterruptHandle { reference.interruptHandle }
     /// The module this sandbox runs.
@@ -79,7 +78,6 @@ public actor Sandbox {
         // Last, so that it is just waking up when the first call arrives.
         let thread = try VirtualCPUThread.start(interruptHandle, signal: signal.number)
         reference = RunLoopReference(thread: thread, interruptHandle: interruptHandle)
-        chain = HostCallChain(reference, outer: nil)
         reference.value = RunLoop(
             machine: machine,
             module: module,
@@ -93,7 +91,7 @@ public actor Sandbox {
     private func runInitializers() async throws {
         let runLoop = try openRunLoop
         let addresses = try module.initializerAddresses(in: runLoop.machine.memory)
-        try await withCallCancellation(.current) { try runLoop.runInitializers(addresses) }
+        try await withCallCancellation { try runLoop.runInitializers(addresses) }
     }
 
     /// Finds the host function for each import; all that are missing are named in one error.
@@ -172,9 +170,9 @@ public actor Sandbox {
         cpuTimeLimit: Duration? = nil,
         returning resultType: Result.Type = Result.self
     ) async throws -> Result {
-        let waiting = try HostCallChain.check(reference)
+        try HostCallChain.check(reference)
         let offset = try module.exportedFunction(named: name).address
-        let options = CallOptions(timeLimit: timeLimit, cpuTimeLimit: cpuTimeLimit, waiting: waiting)
+        let options = CallOptions(timeLimit: timeLimit, cpuTimeLimit: cpuTimeLimit)
         return try await perform(offset, repeat each argument, options: options) { reader throws(SandboxError) in
             try Result.load(from: &reader)
         }
@@ -189,9 +187,9 @@ public actor Sandbox {
         timeLimit: Duration? = nil,
         cpuTimeLimit: Duration? = nil
     ) async throws {
-        let waiting = try HostCallChain.check(reference)
+        try HostCallChain.check(reference)
         let offset = try module.exportedFunction(named: name).address
-        let options = CallOptions(timeLimit: timeLimit, cpuTimeLimit: cpuTimeLimit, waiting: waiting)
+        let options = CallOptions(timeLimit: timeLimit, cpuTimeLimit: cpuTimeLimit)
         try await perform(offset, repeat each argument, options: options) { _ in }
     }
 
@@ -205,9 +203,9 @@ public actor Sandbox {
         cpuTimeLimit: Duration? = nil,
         returning resultType: Result.Type = Result.self
     ) async throws -> Result {
-        let waiting = try HostCallChain.check(reference)
+        try HostCallChain.check(reference)
         let offset = try module.exportedFunction(named: name).address
-        let options = CallOptions(timeLimit: timeLimit, cpuTimeLimit: cpuTimeLimit, waiting: waiting)
+        let options = CallOptions(timeLimit: timeLimit, cpuTimeLimit: cpuTimeLimit)
         return try await perform(offset, arguments: arguments, options: options) { reader throws(SandboxError) in
             try Result.load(from: &reader)
         }
@@ -222,9 +220,9 @@ public actor Sandbox {
         timeLimit: Duration? = nil,
         cpuTimeLimit: Duration? = nil
     ) async throws {
-        let waiting = try HostCallChain.check(reference)
+        try HostCallChain.check(reference)
         let offset = try module.exportedFunction(named: name).address
-        let options = CallOptions(timeLimit: timeLimit, cpuTimeLimit: cpuTimeLimit, waiting: waiting)
+        let options = CallOptions(timeLimit: timeLimit, cpuTimeLimit: cpuTimeLimit)
         try await perform(offset, arguments: arguments, options: options) { _ in }
     }
 
@@ -288,7 +286,7 @@ public actor Sandbox {
         defer { runLoop.endCall() }
         var writer = runLoop.argumentWriter()
         repeat try (each argument).store(into: &writer)
-        return try await finish(runLoop, offset, writer, options.waiting, load)
+        return try await finish(runLoop, offset, writer, load)
     }
 
     func perform<Result: Sendable>(
@@ -302,30 +300,28 @@ public actor Sandbox {
         defer { runLoop.endCall() }
         var writer = runLoop.argumentWriter()
         for argument in arguments { try argument.store(into: &writer) }
-        return try await finish(runLoop, offset, writer, options.waiting, load)
+        return try await finish(runLoop, offset, writer, load)
     }
 
     private func finish<Result>(
         _ runLoop: RunLoop,
         _ offset: UInt64,
         _ writer: GuestValueWriter,
-        _ waiting: HostCallChain?,
         _ load: (inout GuestValueReader) throws(SandboxError) -> Result
     ) async throws -> Result {
         let function = runLoop.machine.memory.addressSpace.imageBase + offset
         // The arguments stay outside: a closure that captures a pack costs a look-up of its tuple's type.
-        try await withCallCancellation(waiting) { try runLoop.run(function: function, arguments: writer) }
+        try await withCallCancellation { try runLoop.run(function: function, arguments: writer) }
         return try runLoop.loadResult(load)
     }
 
     /// Ends the call when the task that makes it is cancelled. The handler cannot outlive the operation, so it never
-    /// hits a later call. Host functions find out in the operation whom they keep waiting.
-    private func withCallCancellation(_ waiting: HostCallChain?, _ operation: () throws -> Void) async throws {
-        let chain = waiting.map { HostCallChain(reference, outer: $0) } ?? chain
+    /// hits a later call.
+    private func withCallCancellation(_ operation: () throws -> Void) async throws {
         try await withTaskCancellationHandler {
             // Only a closure that captures the actor is isolated to it; another would run in the cooperative pool.
             reference.value?.assertOnThread()
-            try HostCallChain.$current.withValue(chain, operation: operation)
+            try operation()
         } onCancel: {
             interruptHandle.cancelForTask()
         }

@@ -10,8 +10,6 @@ struct CallOptions: Sendable {
     var cpuTimeLimit: Duration?
     /// The call as it was named before it began.
     var pending: PendingCall?
-    /// The host function that waits for this call, if one does.
-    var waiting: HostCallChain?
 }
 
 /// What has become of an asynchronous host function.
@@ -79,6 +77,9 @@ final class RunLoop {
     /// The host calls that are under way, the innermost last: the numbers that their contexts carry.
     private var hostCalls: [UInt64] = []
     private var hostCallCount: UInt64 = 0
+    /// Whom the host functions of a call keep waiting: this sandbox, if nobody waits for the call.
+    private let chain: HostCallChain
+    private var isChainBound = false
     /// How many of the calls under way were made from inside a host call.
     private(set) var depth = 0
 
@@ -94,6 +95,7 @@ final class RunLoop {
         self.imports = imports
         self.configuration = configuration
         self.reference = reference
+        chain = HostCallChain(reference, outer: nil)
         interruptHandle = reference.interruptHandle
         thread = reference.thread
         arenaPosition = machine.memory.addressSpace.arena.lowerBound
@@ -282,6 +284,7 @@ final class RunLoop {
                 interruptHandle.wakeSleepers()
                 // A call that shall end ends before a host function is begun for it.
                 if let reason = before.reason { return reason }
+                guard isChainBound else { return try runToReturnWithinChain() }
                 try answerHostCall()
                 machine.mailbox.giveToGuest()
             case .ioOut(UInt16(SHIM_PORT_RETURN), 1, 1, _) where !isNested,
@@ -299,6 +302,18 @@ final class RunLoop {
                 _ = interruptHandle.leave(settling: settles)
                 throw misbehaviour(exit)
             }
+        }
+    }
+
+    /// Goes on from a call's first host call, with the task knowing whom its host functions keep waiting: the tasks they
+    /// start inherit that. Once for all host calls, and not for calls that make none.
+    private func runToReturnWithinChain() throws -> CallState.Reason? {
+        isChainBound = true
+        defer { isChainBound = false }
+        return try HostCallChain.$current.withValue(.extended(by: chain)) {
+            try answerHostCall()
+            machine.mailbox.giveToGuest()
+            return try runToReturn()
         }
     }
 

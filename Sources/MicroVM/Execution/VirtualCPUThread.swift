@@ -63,12 +63,13 @@ import SystemPackage
     func enqueue(_ job: UnownedJob) { append(.job(job)) }
 
     func checkIsolated() {
-        precondition(isIsolatingCurrentContext() == true, "not on the sandbox's own thread")
+        precondition(isCurrent, "not on the sandbox's own thread")
     }
 
-    func isIsolatingCurrentContext() -> Bool? {
-        unsafe shim_thread_owner() == mark
-    }
+    func isIsolatingCurrentContext() -> Bool? { isCurrent }
+
+    /// Whether the calling thread is this one.
+    var isCurrent: Bool { unsafe shim_thread_owner() == mark }
 
     /// Runs a block on the thread as soon as it has nothing to run, or waits inside a call: held by a stop, or for a
     /// host function. Only between two jobs and while it waits does the thread look for interludes. After its end the

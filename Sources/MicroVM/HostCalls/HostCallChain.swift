@@ -11,12 +11,16 @@ final class HostCallChain: Sendable {
         self.outer = outer
     }
 
-    /// Refuses a call of a sandbox that the current task's own host function keeps waiting. What it keeps waiting, if
-    /// it is one.
-    @discardableResult
-    static func check(_ reference: RunLoopReference) throws(SandboxError) -> HostCallChain? {
-        let first = current
-        var link = first
+    /// What the host functions of a sandbox bind: the sandbox, and whom the current task keeps waiting already.
+    static func extended(by own: HostCallChain) -> HostCallChain {
+        current.map { HostCallChain(own.reference, outer: $0) } ?? own
+    }
+
+    /// Refuses a call of a sandbox that the current task's own host function keeps waiting.
+    static func check(_ reference: RunLoopReference) throws(SandboxError) {
+        // Code on the sandbox's own thread that makes calls cannot be keeping it waiting.
+        if reference.thread.isCurrent { return }
+        var link = current
         while let next = link {
             if next.reference === reference {
                 throw SandboxError(
@@ -29,6 +33,5 @@ final class HostCallChain: Sendable {
             }
             link = next.outer
         }
-        return first
     }
 }

@@ -118,7 +118,7 @@ public struct HostCallContext: Sendable {
 
     /// The run loop, when this is its thread and the host call is under way.
     private func runLoop() throws(SandboxError) -> RunLoop {
-        guard reference.thread.isIsolatingCurrentContext() == true, let runLoop = reference.value,
+        guard reference.thread.isCurrent, let runLoop = reference.value,
             runLoop.isUnderWay(hostCall: hostCallNumber)
         else {
             throw SandboxError(
