@@ -138,6 +138,8 @@ import Testing
         return Int32(parts[1].dropLast())
     }
 
+    var isUnderWay: Bool { status == nil }
+
     var mode: Mode { Self.mode(of: terminal) }
 
     /// Presses keys.
