@@ -3,7 +3,8 @@ import Glibc
 import Synchronization
 import Testing
 
-/// A program on a pseudo-terminal of its own, in the foreground. Killed after a minute.
+/// A program on a pseudo-terminal of its own, in the foreground. Killed after a minute, or more where everything
+/// is emulated.
 ///
 /// Standard input and standard error are the terminal; standard output goes to a file. The session's leader is a shell
 /// that outlives the program: when a leader goes, the terminal's mode goes with it.
@@ -90,7 +91,7 @@ import Testing
         Thread.detachNewThread { [keyboard, screen, isOver, child] in
             var bytes = [UInt8](repeating: 0, count: 4096)
             while !isOver.withLock({ $0 }) {
-                if began.duration(to: .now) > .seconds(60) {
+                if began.duration(to: .now) > Self.limit {
                     kill(-child, SIGKILL)
                     break
                 }
@@ -115,6 +116,8 @@ import Testing
         close(terminal)
         try? FileManager.default.removeItem(at: outputFile)
     }
+
+    private static let limit = Duration.seconds(isEmulated ? 120 : 60)
 
     /// What stands before the exit status on the screen.
     private static let endMark = "--- ended: "
