@@ -8,7 +8,7 @@ enum EntryPoint {
         // Writing to a pipe that nobody reads is to be an error, which the writer then deals with.
         _ = signal(SIGPIPE, SIG_IGN)
         // Before there is any other thread, so that all of them inherit it.
-        TerminationSignals.shared.block()
+        CommandSignals.shared.block()
         // Detached from the main actor, whose thread is this one.
         Task.detached {
             do {
@@ -23,6 +23,6 @@ enum EntryPoint {
                 MicroVMCommand.exit(withError: error)
             }
         }
-        TerminationSignals.shared.serve()
+        CommandSignals.shared.serve()
     }
 }

@@ -13,9 +13,9 @@ enum ExitStatus: Int32, CaseIterable {
     case systemError = 71
     /// The result could not be written.
     case outputFailed = 74
-    /// The time limit had passed.
+    /// The time limit had passed, or the CPU limit.
     case timeLimit = 124
-    /// Ended by Ctrl-C or SIGTERM.
+    /// Ended by Ctrl-C or SIGTERM, or by the key k.
     case interrupted = 130
     /// The guest ended itself by `microvm_abort`.
     case abort = 134
@@ -35,8 +35,8 @@ enum ExitStatus: Int32, CaseIterable {
         case .unavailable: "no KVM that can run guests (see microvm doctor)"
         case .systemError: "the operating system refused something"
         case .outputFailed: "the result could not be written"
-        case .timeLimit: "the time limit had passed"
-        case .interrupted: "interrupted by Ctrl-C or SIGTERM"
+        case .timeLimit: "the time limit or the CPU limit had passed"
+        case .interrupted: "interrupted by Ctrl-C or SIGTERM, or killed by the key k"
         case .abort: "the guest aborted"
         case .fault: "the guest faulted"
         case .outputClosed: "nobody reads standard output any more"

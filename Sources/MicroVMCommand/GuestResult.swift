@@ -13,33 +13,65 @@ enum GuestResult: Sendable, Encodable {
     case void
 
     /// Calls the function and takes its result as the type it is said to have.
+    ///
+    /// - Parameter began: is given what ends the call, before it is awaited.
+    /// - Returns: what came of the call, and what it had cost.
     static func call(
         _ sandbox: Sandbox,
         _ function: String,
         _ arguments: [any GuestValue],
         returning type: ResultType,
-        timeLimit: Duration?
-    ) async throws -> GuestResult {
-        func call<Value: GuestValue>(_ type: Value.Type) async throws -> Value {
-            try await sandbox.call(function, arguments: arguments, timeLimit: timeLimit, returning: type)
+        timeLimit: Duration?,
+        cpuTimeLimit: Duration?,
+        began: (KillSwitch) -> Void
+    ) async throws -> (result: Result<GuestResult, any Error>, statistics: CallStatistics?) {
+        func end<Value>(
+            _ call: GuestCall<Value>,
+            _ result: (Value) -> GuestResult
+        ) async -> (Result<GuestResult, any Error>, CallStatistics?) {
+            began(call.killSwitch)
+            do {
+                let value = try await call.result
+                return (.success(result(value)), await call.statistics)
+            } catch {
+                return (.failure(error), await call.statistics)
+            }
+        }
+        func value<Value: GuestValue>(
+            _ type: Value.Type,
+            _ result: (Value) -> GuestResult
+        ) async throws -> (Result<GuestResult, any Error>, CallStatistics?) {
+            let call = try sandbox.start(
+                function,
+                arguments: arguments,
+                timeLimit: timeLimit,
+                cpuTimeLimit: cpuTimeLimit,
+                returning: type
+            )
+            return await end(call, result)
         }
         switch type {
-        case .value(.i8): return .signed(Int64(try await call(Int8.self)))
-        case .value(.i16): return .signed(Int64(try await call(Int16.self)))
-        case .value(.i32): return .signed(Int64(try await call(Int32.self)))
-        case .value(.i64): return .signed(try await call(Int64.self))
-        case .value(.u8): return .unsigned(UInt64(try await call(UInt8.self)))
-        case .value(.u16): return .unsigned(UInt64(try await call(UInt16.self)))
-        case .value(.u32): return .unsigned(UInt64(try await call(UInt32.self)))
-        case .value(.u64): return .unsigned(try await call(UInt64.self))
-        case .value(.f32): return .float(try await call(Float.self))
-        case .value(.f64): return .double(try await call(Double.self))
-        case .value(.bool): return .bool(try await call(Bool.self))
-        case .value(.string): return .string(try await call(String.self))
-        case .bytes: return .bytes(try await call([UInt8].self))
+        case .value(.i8): return try await value(Int8.self) { .signed(Int64($0)) }
+        case .value(.i16): return try await value(Int16.self) { .signed(Int64($0)) }
+        case .value(.i32): return try await value(Int32.self) { .signed(Int64($0)) }
+        case .value(.i64): return try await value(Int64.self) { .signed($0) }
+        case .value(.u8): return try await value(UInt8.self) { .unsigned(UInt64($0)) }
+        case .value(.u16): return try await value(UInt16.self) { .unsigned(UInt64($0)) }
+        case .value(.u32): return try await value(UInt32.self) { .unsigned(UInt64($0)) }
+        case .value(.u64): return try await value(UInt64.self) { .unsigned($0) }
+        case .value(.f32): return try await value(Float.self) { .float($0) }
+        case .value(.f64): return try await value(Double.self) { .double($0) }
+        case .value(.bool): return try await value(Bool.self) { .bool($0) }
+        case .value(.string): return try await value(String.self) { .string($0) }
+        case .bytes: return try await value([UInt8].self) { .bytes($0) }
         case .void:
-            try await sandbox.call(function, arguments: arguments, timeLimit: timeLimit)
-            return .void
+            let call = try sandbox.start(
+                function,
+                arguments: arguments,
+                timeLimit: timeLimit,
+                cpuTimeLimit: cpuTimeLimit
+            )
+            return await end(call) { .void }
         }
     }
 

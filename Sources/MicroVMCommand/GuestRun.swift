@@ -10,32 +10,60 @@ struct GuestRun: Sendable {
     var memory: MemoryPlan
     /// For initialisers and call together.
     var timeLimit: Duration?
+    /// In CPU time, for both together.
+    var cpuTimeLimit: Duration?
     /// Whether standard output is wanted for something else than what the guest writes there.
     var keepsStandardOutputFree: Bool
 
-    func ending() async -> RunEnding {
+    /// Runs the initialisers and the function. The second value is what the last call had cost, if one had begun.
+    func ending(_ control: RunControl) async -> (RunEnding, CallStatistics?) {
         let clock = ContinuousClock()
         let began = Mutex<ContinuousClock.Instant?>(nil)
         func elapsed() -> Duration { began.withLock { $0 }.map { $0.duration(to: clock.now) } ?? .zero }
         do {
-            let sandbox = try await Sandbox(module, configuration: configuration) { _ in
+            let sandbox = try await Sandbox(module, configuration: configuration(control)) { _ in
                 began.withLock { $0 = clock.now }
             }
-            // What the initialisers have left of the limit; a call without time ends as one that has used it up.
-            let rest = timeLimit.map { max($0 - elapsed(), .microseconds(1)) }
-            let result = try await GuestResult.call(sandbox, function, arguments, returning: returns, timeLimit: rest)
-            return .returned(result, elapsed())
+            let spent = try await spentOnInitializers(sandbox)
+            let (result, statistics) = try await GuestResult.call(
+                sandbox,
+                function,
+                arguments,
+                returning: returns,
+                // A call without time ends as one that has used it up.
+                timeLimit: timeLimit.map { max($0 - spent.time, .microseconds(1)) },
+                cpuTimeLimit: cpuTimeLimit.map { max($0 - spent.cpuTime, .microseconds(1)) },
+                began: control.call
+            )
+            let duration = elapsed()
+            switch result {
+            case .success(let result): return (.returned(result, duration), statistics)
+            case .failure(let error):
+                return (RunEnding(error, after: duration, isKilled: control.isKilled), statistics)
+            }
         } catch {
-            return RunEnding(error, after: elapsed())
+            let ending = RunEnding(error, after: elapsed(), isKilled: control.isKilled)
+            return (ending, (error as? SandboxError)?.statistics)
         }
     }
 
-    private var configuration: SandboxConfiguration {
+    /// What the initialisers have used up of the limits.
+    private func spentOnInitializers(_ sandbox: Sandbox) async throws -> (time: Duration, cpuTime: Duration) {
+        guard timeLimit != nil || cpuTimeLimit != nil, !module.initializers.isEmpty else { return (.zero, .zero) }
+        // Those of the last call, which theirs was.
+        let statistics = try await sandbox.pullFullState().statistics
+        return (statistics.duration - statistics.stoppedDuration, statistics.cpuTime ?? .zero)
+    }
+
+    private func configuration(_ control: RunControl) -> SandboxConfiguration {
         var configuration = SandboxConfiguration()
         configuration.memoryLimit = memory.memory
         configuration.stackSize = memory.stack
         configuration.argumentArenaSize = memory.arena
         configuration.initializerTimeLimit = timeLimit
+        configuration.initializerCPUTimeLimit = cpuTimeLimit
+        configuration.measuresCPUTime = true
+        configuration.sandboxSet = control.sandboxes
         let output: StandardStream = keepsStandardOutputFree ? .error : .output
         configuration.output = .handler { stream, bytes in
             (stream == .standardOutput ? output : .error).write(bytes)

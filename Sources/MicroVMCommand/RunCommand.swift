@@ -27,12 +27,20 @@ struct RunCommand: AsyncParsableCommand {
               microvm run inflate.so gunzip file:words.gz --returns bytes > words
               gzip -c words | microvm run inflate.so gunzip stdin: --returns bytes | head
               microvm run spin.so spin --time-limit 500ms --json
+              microvm run spin.so spin --cpu-limit 2s --stats
 
             With --json one object goes to standard output: outcome (returned, fault, abort, timeLimitExceeded, \
-            interrupted or error), exitStatus, result (bytes in Base64), durationMicroseconds, and fault, interruption \
-            or error. What the guest writes to standard output then goes to standard error.
+            cpuTimeLimitExceeded, interrupted, killed or error), exitStatus, result (bytes in Base64), \
+            durationMicroseconds, and fault, interruption or error; with --stats also statistics. What the guest \
+            writes to standard output then goes to standard error.
 
             Ctrl-C ends the guest and says where it was; a second one ends the command at once.
+
+            KEYS, where standard input is a terminal, and no argument is stdin:
+              k   kill the guest, and say where it was
+              s   stop it: the time limit waits meanwhile
+              c   continue
+              ?   say where it is: function, host function, call depth, CPU time
 
             EXIT STATUS
             \(ExitStatus.table(ExitStatus.allCases))
@@ -72,6 +80,15 @@ struct RunCommand: AsyncParsableCommand {
 
     @Option(
         help: ArgumentHelp(
+            "How much CPU time the guest may use, the module's initialisers included, such as 500ms or 2s.",
+            valueName: "time"
+        ),
+        transform: TimeSpan.init(parsing:)
+    )
+    var cpuLimit: TimeSpan?
+
+    @Option(
+        help: ArgumentHelp(
             """
             The guest's memory: image, stack, arguments and heap. 64MiB unless given, or as much more as leaves 32MiB \
             for the heap.
@@ -88,6 +105,9 @@ struct RunCommand: AsyncParsableCommand {
     )
     var stack: ByteCount?
 
+    @Flag(help: "Report on standard error what the call has cost, however it ended; with --json in the object.")
+    var stats = false
+
     @Flag(help: "Report the end of the run as one JSON object on standard output.")
     var json = false
 
@@ -98,8 +118,14 @@ struct RunCommand: AsyncParsableCommand {
     }
 
     func run() async throws {
-        let ending = await ending()
-        let report = RunReport(ending, module: module, function: function, returns: returns)
+        let (ending, statistics) = await ending()
+        let report = RunReport(
+            ending,
+            module: module,
+            function: function,
+            returns: returns,
+            statistics: stats ? statistics : nil
+        )
         if json {
             try StandardStream.output.writeJSON(report)
         } else if case .returned(let result, _) = ending {
@@ -107,25 +133,31 @@ struct RunCommand: AsyncParsableCommand {
         } else {
             StandardStream.error.write(report.text)
         }
+        if !json, let statistics = report.statistics { StandardStream.error.write(statistics.text) }
         throw ExitCode(report.exitStatus)
     }
 
-    private func ending() async -> RunEnding {
+    private func ending() async -> (RunEnding, CallStatistics?) {
         // Until the guest runs there is nothing to kill, and reading may take for ever; so may writing, afterwards.
         let leave: @Sendable () -> Void = {
+            KeyTerminal.shared.end()
             StandardStream.error.write("Interrupted.\n")
             _exit(ExitStatus.interrupted.rawValue)
         }
-        TerminationSignals.shared.handle(by: leave)
-        defer { TerminationSignals.shared.handle(by: leave) }
+        CommandSignals.shared.handle(by: leave)
+        defer { CommandSignals.shared.handle(by: leave) }
         let run: GuestRun
         do {
             run = try prepare()
         } catch {
-            return .failed(error)
+            return (.failed(error), nil)
         }
-        let task = Task { await run.ending() }
-        TerminationSignals.shared.handle { task.cancel() }
+        let control = RunControl()
+        let task = Task { await run.ending(control) }
+        control.begin { task.cancel() }
+        CommandSignals.shared.handle { task.cancel() }
+        if !arguments.contains(where: \.isStandardInput) { RunKeys.begin(control) }
+        defer { RunKeys.end() }
         return await task.value
     }
 
@@ -148,6 +180,7 @@ struct RunCommand: AsyncParsableCommand {
                 stack: stack
             ),
             timeLimit: timeLimit?.duration,
+            cpuTimeLimit: cpuLimit?.duration,
             keepsStandardOutputFree: json
         )
     }

@@ -4,12 +4,22 @@ import MicroVM
 enum RunEnding {
     case returned(GuestResult, Duration)
     case fault(GuestFault, Duration)
-    /// Ended from outside: by the time limit, or by a signal.
-    case ended(ExitStatus, GuestInterruption?, Duration)
+    case ended(Cause, GuestInterruption?, Duration)
     case failed(CommandFailure)
 
+    /// What a run was ended by from outside.
+    enum Cause {
+        case timeLimit, cpuTimeLimit
+        /// A signal.
+        case interruption
+        /// A key.
+        case kill
+    }
+
     /// Sorts what a guest call has thrown.
-    init(_ error: any Error, after duration: Duration) {
+    ///
+    /// - Parameter isKilled: whether it was a key that asked for the end of the task that made the call.
+    init(_ error: any Error, after duration: Duration, isKilled: Bool) {
         switch error {
         case let failure as CommandFailure:
             self = .failed(failure)
@@ -18,8 +28,11 @@ enum RunEnding {
                 self = .fault(fault, duration)
             } else if error.code == .timeLimitExceeded {
                 self = .ended(.timeLimit, error.interruption, duration)
+            } else if error.code == .cpuTimeLimitExceeded {
+                self = .ended(.cpuTimeLimit, error.interruption, duration)
             } else if error.code == .taskCancelled || error.code == .killed {
-                self = .ended(.interrupted, error.interruption, duration)
+                let cause = error.code == .killed || isKilled ? Cause.kill : .interruption
+                self = .ended(cause, error.interruption, duration)
             } else {
                 self = .failed(CommandFailure(error))
             }

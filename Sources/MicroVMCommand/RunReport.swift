@@ -5,7 +5,7 @@ import MicroVM
 struct RunReport: Encodable {
     /// The ways in which a run ends.
     enum Outcome: String, Encodable {
-        case returned, fault, abort, timeLimitExceeded, interrupted, error
+        case returned, fault, abort, timeLimitExceeded, cpuTimeLimitExceeded, interrupted, killed, error
     }
 
     /// Where a call was when it was ended from outside.
@@ -33,18 +33,28 @@ struct RunReport: Encodable {
     var fault: FaultReport?
     var interruption: Interruption?
     var error: Problem?
+    /// What the call had cost, where that was asked for and there was one.
+    var statistics: StatisticsReport?
 
-    /// The same for people, for standard error; empty when the function returned.
+    /// The end for people, for standard error; empty when the function returned.
     private(set) var text = ""
 
     private enum CodingKeys: String, CodingKey {
         case module, function, returns, outcome, exitStatus, result, durationMicroseconds, fault, interruption, error
+        case statistics
     }
 
-    init(_ ending: RunEnding, module: String, function: String, returns: ResultType) {
+    init(
+        _ ending: RunEnding,
+        module: String,
+        function: String,
+        returns: ResultType,
+        statistics: CallStatistics? = nil
+    ) {
         self.module = module
         self.function = function
         self.returns = returns.name
+        self.statistics = statistics.map(StatisticsReport.init)
         switch ending {
         case .returned(let result, let duration):
             (outcome, exitStatus) = (.returned, ExitStatus.success.rawValue)
@@ -57,9 +67,17 @@ struct RunReport: Encodable {
             self.fault = FaultReport(fault)
             durationMicroseconds = TimeSpan(duration).microseconds
             text = FaultReport.text(fault)
-        case .ended(let reason, let interruption, let duration):
-            outcome = reason == .timeLimit ? .timeLimitExceeded : .interrupted
-            exitStatus = reason.rawValue
+        case .ended(let cause, let interruption, let duration):
+            let what: String
+            let status: ExitStatus
+            (outcome, what, status) =
+                switch cause {
+                case .timeLimit: (.timeLimitExceeded, "Time limit exceeded", .timeLimit)
+                case .cpuTimeLimit: (.cpuTimeLimitExceeded, "CPU limit exceeded", .timeLimit)
+                case .interruption: (.interrupted, "Interrupted", .interrupted)
+                case .kill: (.killed, "Killed", .interrupted)
+                }
+            exitStatus = status.rawValue
             durationMicroseconds = TimeSpan(duration).microseconds
             self.interruption = interruption.map {
                 Interruption(
@@ -69,7 +87,6 @@ struct RunReport: Encodable {
                     registers: RegisterTable($0.registers).byName
                 )
             }
-            let what = reason == .timeLimit ? "Time limit exceeded" : "Interrupted"
             var text = "\(what) after \(TimeSpan(duration))"
             if let interruption {
                 text += ", at \(GuestPlace.text(interruption.symbol, interruption.instructionPointer))"

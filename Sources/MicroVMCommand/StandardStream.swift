@@ -34,6 +34,7 @@ enum StandardStream: Int32, Sendable {
 
     private func giveUp(_ code: Int32) {
         guard self == .output else { return }
+        KeyTerminal.shared.end()
         if code == EPIPE { _exit(ExitStatus.outputClosed.rawValue) }
         // The C library's text is copied at once.
         let reason = unsafe String(cString: strerror(code))

@@ -65,6 +65,77 @@ struct RunEndingTests {
         #expect((json["interruption"] as? [String: Any])?["symbol"] != nil)
     }
 
+    @Test(.requiresKVM, arguments: [("spin", "spin"), ("spin_in_initializer", "answer")])
+    func `a CPU limit ends calls and initialisers, and the report tells it from a time limit`(
+        guest: String,
+        function: String
+    ) async throws {
+        let arguments = [
+            "run", CommandRun.guest(guest), function, "--cpu-limit", "150ms", "--time-limit", "10min", "--stats",
+        ]
+        let run = try await CommandRun.microvm(arguments)
+        #expect(run.status == 124)
+        #expect(run.error.hasPrefix("CPU limit exceeded after "))
+        #expect(run.error.contains(", at spin"))
+        let json = try await CommandRun.microvm(arguments + ["--json"]).json()
+        #expect(json["outcome"] as? String == "cpuTimeLimitExceeded")
+        #expect(json["exitStatus"] as? Int == 124)
+        #expect((json["interruption"] as? [String: Any])?["symbol"] != nil)
+        let statistics = try #require(json["statistics"] as? [String: Any])
+        #expect(try #require(statistics["cpuTimeMicroseconds"] as? Double) >= 150_000)
+        // The other way round.
+        let limits = ["--cpu-limit", "10min", "--time-limit", "150ms"]
+        let other = try await CommandRun.microvm(Array(arguments.prefix(3)) + limits)
+        #expect(other.status == 124)
+        #expect(other.error.hasPrefix("Time limit exceeded after "))
+    }
+
+    @Test(
+        .requiresKVM,
+        arguments: [
+            ("hello", ["hello", "--returns", "void"], 0, 1), ("spin", ["answer"], 0, 0),
+            ("spin", ["spin", "--time-limit", "50ms"], 124, 0), ("faults", ["divide_by_zero"], 139, 0),
+            ("faults", ["abort_with_message", "string:no"], 134, 1), ("fault_in_initializer", ["answer"], 134, 1),
+        ]
+    )
+    func `statistics come however the call has ended`(
+        guest: String,
+        call: [String],
+        status: Int32,
+        hostCalls: Int
+    ) async throws {
+        let arguments = ["run", CommandRun.guest(guest)] + call
+        let run = try await CommandRun.microvm(arguments + ["--stats"])
+        #expect(run.status == status)
+        let lines = run.error.split(separator: "\n")
+        let first = try #require(lines.firstIndex(of: "Statistics"))
+        let names = ["duration", "stopped", "CPU time", "exits", "host calls", "nested calls", "debug interrupts"]
+        #expect(lines[(first + 1)...].count == names.count)
+        for (line, name) in zip(lines[(first + 1)...], names) { #expect(line.hasPrefix("  \(name) ")) }
+        #expect(lines.contains("  host calls        \(hostCalls)"))
+
+        let json = try await CommandRun.microvm(arguments + ["--stats", "--json"])
+        #expect(!json.error.contains("Statistics"))
+        let statistics = try #require(try json.json()["statistics"] as? [String: Any])
+        #expect(statistics["hostCalls"] as? Int == hostCalls)
+        #expect(statistics["nestedCalls"] as? Int == 0)
+        #expect(statistics["debugInterrupts"] as? Int == 0)
+        #expect(statistics["stoppedMicroseconds"] as? Double == 0)
+        #expect(try #require(statistics["exits"] as? Int) >= max(1, hostCalls))
+        #expect(try #require(statistics["durationMicroseconds"] as? Double) > 0)
+        #expect(try #require(statistics["cpuTimeMicroseconds"] as? Double) > 0)
+    }
+
+    @Test(.requiresKVM)
+    func `statistics come only where they are asked for, and where there was a call`() async throws {
+        let run = try await CommandRun.microvm("run", CommandRun.guest("spin"), "answer", "--json")
+        #expect(try run.json()["statistics"] == nil)
+        #expect(run.error == "")
+        let none = try await CommandRun.microvm("run", CommandRun.guest("spin"), "no_such_function", "--stats")
+        #expect(none.status == 65)
+        #expect(!none.error.contains("Statistics"))
+    }
+
     @Test(.requiresKVM)
     func `text that is not UTF-8 and spans that are not the guest's are refused`() async throws {
         let text = try await CommandRun.microvm("run", CommandRun.guest("echo"), "not_utf8", "--returns", "string")
@@ -116,6 +187,7 @@ struct RunEndingTests {
             (["stdin:", "stdin:"], "only once"),
             (["--returns", "i7"], "“i7” is not a type"),
             (["--time-limit", "5"], "has no unit"),
+            (["--cpu-limit", "0s"], "is no time at all"),
             (["--memory", "64Mib"], "“Mib” is not a unit"),
             (["--memory", "1MiB"], "--memory 1MiB is too little"),
             (["--stack", "1B"], "--stack 1B is not between"),

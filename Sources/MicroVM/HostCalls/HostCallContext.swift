@@ -79,7 +79,7 @@ public struct HostCallContext: Sendable {
 
     /// Calls a function of the guest that returns nothing, while the guest waits for this host function.
     ///
-    /// - Throws: as ``call(_:_:returning:)``.
+    /// - Throws: as the form that returns a value.
     @available(*, noasync, message: "await the asynchronous form")
     public func call<each Argument: GuestValue>(_ name: String, _ argument: repeat each Argument) throws {
         let runLoop = try runLoop()
