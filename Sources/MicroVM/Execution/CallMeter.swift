@@ -5,8 +5,9 @@ import SystemPackage
 /// Counts what one call costs.
 struct CallMeter {
     private var began = MonotonicTime.zero
-    /// The thread's CPU time at the beginning, where it is measured.
-    private var cpuTimeBegan: UInt64?
+    private var ended: MonotonicTime? = .zero
+    /// The thread's CPU time at the beginning and at the end, where it is measured.
+    private var cpuTimeBegan, cpuTimeEnded: UInt64?
     /// Nanoseconds in which the call was held by a stop.
     var stopped: UInt64 = 0
     var exits: UInt64 = 0
@@ -20,10 +21,17 @@ struct CallMeter {
     /// The call begins now, on the calling thread.
     init(measuringCPUTime: Bool) {
         began = .now
+        ended = nil
         if measuringCPUTime { cpuTimeBegan = MonotonicTime.nanoseconds(of: CLOCK_THREAD_CPUTIME_ID) }
     }
 
-    var duration: Duration { began.duration(to: .now) }
+    /// The call is over.
+    mutating func end() {
+        ended = .now
+        if cpuTimeBegan != nil { cpuTimeEnded = MonotonicTime.nanoseconds(of: CLOCK_THREAD_CPUTIME_ID) }
+    }
+
+    var duration: Duration { began.duration(to: ended ?? .now) }
 
     /// What has been counted so far; on the virtual CPU's thread, whose CPU time it is.
     var statistics: CallStatistics {
@@ -31,7 +39,7 @@ struct CallMeter {
             duration: duration,
             stoppedDuration: .nanoseconds(Int64(clamping: stopped)),
             cpuTime: cpuTimeBegan.map { began in
-                .nanoseconds(Int64(MonotonicTime.nanoseconds(of: CLOCK_THREAD_CPUTIME_ID) - began))
+                .nanoseconds(Int64((cpuTimeEnded ?? MonotonicTime.nanoseconds(of: CLOCK_THREAD_CPUTIME_ID)) - began))
             },
             exits: exits,
             hostCalls: hostCalls,

@@ -166,6 +166,7 @@ final class RunLoop {
         isInCall = false
         currentImport = nil
         firstCause = nil
+        meter.end()
         if let pendingCall {
             pendingCall.statistics.withLock { $0 = meter.statistics }
             self.pendingCall = nil
