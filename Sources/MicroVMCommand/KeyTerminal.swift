@@ -25,7 +25,7 @@ final class KeyTerminal: Sendable {
     func begin() -> Bool {
         guard isatty(0) == 1, tcgetpgrp(0) >= 0 else { return false }
         state.withLock { state in
-            let descriptor = open("/dev/tty", O_RDWR | O_NONBLOCK | O_NOCTTY | O_CLOEXEC)
+            let descriptor = unsafe open("/dev/tty", O_RDWR | O_NONBLOCK | O_NOCTTY | O_CLOEXEC)
             state.descriptor = descriptor < 0 ? nil : descriptor
         }
         set()
