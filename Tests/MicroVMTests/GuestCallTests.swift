@@ -80,6 +80,30 @@ import Testing
         }
     }
 
+    @Test func `a call that was cancelled ends as killed, also when its turn never comes`() async throws {
+        for isClosed in [false, true] {
+            let sandbox = try await Guest.spin.sandbox()
+            let occupant = try await spinning(in: sandbox)
+            let call: GuestCall<Int> = try sandbox.start("answer")
+            #expect(call.killSwitch.answer() == .success(.cancelled))
+            async let closing: Void = isClosed ? sandbox.close() : ()
+            #expect(await onThread { occupant.killSwitch.answer() } == .success(.signalled))
+            await closing
+            let end = await CallEnd(call)
+            #expect(end.code == .killed && end.sandboxError?.message.contains("killed before it had begun") == true)
+            let cause = (end.sandboxError?.underlyingError as? SandboxError)?.code
+            #expect(cause == .poisoned || isClosed && cause == .closed)
+            #expect(call.killSwitch.answer() == .failure(.invalid))
+        }
+        let sandbox = try await Guest.echo.sandbox { $0.argumentArenaSize = 4096 }
+        let tooLong = try await sandbox.run { sandbox in
+            let call: GuestCall<String> = try sandbox.start("echo", String(repeating: "x", count: 5000))
+            #expect(call.killSwitch.answer() == .success(.cancelled))
+            return call
+        }
+        #expect(await CallEnd(tooLong).code == .killed)
+    }
+
     // MARK: - Races
 
     @Test func `of many who terminate one call exactly one does`() async throws {

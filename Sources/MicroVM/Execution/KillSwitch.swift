@@ -93,6 +93,17 @@ final class PendingCall: Sendable {
         return reason
     }
 
+    /// What a call that has thrown ends with: who was told that it was cancelled was told the truth, also when its turn
+    /// had never come because the sandbox was closed or poisoned by then.
+    func error(insteadOf error: any Error) -> any Error {
+        // Acquiring; partner: `cancel`.
+        guard case .cancelled(let reason) = Self.stage(word.load(ordering: .acquiring)),
+            (error as? SandboxError)?.code != reason.code
+        else { return error }
+        let message = "The guest call \(reason.code.ending ?? "ended") before it had begun."
+        return SandboxError(reason.code, message, underlyingError: error)
+    }
+
     /// The call is over, whether it had begun or not.
     func end() {
         // Releasing; partner: `cancel`. A call that has begun ends by the number in the virtual CPU's own word.

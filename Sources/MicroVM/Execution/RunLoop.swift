@@ -500,13 +500,7 @@ final class RunLoop {
             duration: meter.duration,
             registers: registers
         )
-        let code: SandboxError.Code =
-            switch reason {
-            case .killed: .killed
-            case .taskCancelled: .taskCancelled
-            case .timeLimit: .timeLimitExceeded
-            case .cpuTimeLimit: .cpuTimeLimitExceeded
-            }
+        let code = reason.code
         if hasEnteredGuest { poison = .call(code) }
         return SandboxError(
             code,

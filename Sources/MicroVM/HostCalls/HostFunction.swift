@@ -185,8 +185,8 @@ public struct HostFunction: Sendable {
     }
 
     // `@concurrent` above is where these closures run anyway. Without it they would run in the caller's isolation, for
-    // which Swift 6.3 passes a hidden parameter that it mixes up with a leading parameter pack: the compiler crashes, or
-    // the program does.
+    // which Swift 6.3 passes a hidden parameter that it mixes up with a leading parameter pack: the compiler crashes,
+    // or the program does.
 
     /// Takes one argument; what is wrong with it is the guest's fault, not the host function's.
     private static func argument<Value: GuestValue>(
