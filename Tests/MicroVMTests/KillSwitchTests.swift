@@ -4,8 +4,8 @@ import Testing
 @testable import MicroVM
 
 #if SYNCHRONIZATION_POINTS
-/// A switch ends its own call at every moment of it, and says what it found. The cases are those of Lucet's kill switch;
-/// where that resets an instance, a new sandbox of the same module takes over.
+/// A switch ends its own call at every moment of it, and says what it found. The cases are those of Lucet's kill
+/// switch; where that resets an instance, a new sandbox of the same module takes over.
 @Suite(.requiresKVM, .timeLimit(.minutes(5))) struct KillSwitchTests {
     /// What came of a call whose switch was used at a named moment.
     private struct Ending {

@@ -55,8 +55,8 @@ import Testing
 
     // MARK: - Values
 
-    /// Calls something of the guest nested.c that makes one host call, in which `visit` is at work: in a synchronous host
-    /// function, and in an asynchronous one.
+    /// Calls something of the guest nested.c that makes one host call, in which `visit` is at work: in a synchronous
+    /// host function, and in an asynchronous one.
     private func visiting(
         _ visit: @escaping @Sendable (HostCallContext) throws -> Void,
         _ visitAsynchronously: @escaping @Sendable (HostCallContext) async throws -> Void,

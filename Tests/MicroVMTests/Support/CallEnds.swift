@@ -53,7 +53,7 @@ func isPoisoned(_ sandbox: Sandbox, _ function: String = "answer") async -> Bool
     await CallEnd { let _: Int = try await sandbox.call(function) }.code == .poisoned
 }
 
-/// Two words in the guest's memory, which the guests of nested.c leave traces in, and a third.
+/// Three words of guest memory that the guest nested.c leaves its traces in.
 struct Traces: Sendable {
     let words: [SharedWord]
 
@@ -78,8 +78,9 @@ struct Traces: Sendable {
 
 #if SYNCHRONIZATION_POINTS
 extension LinuxInterruptHandle {
-    /// Holds the virtual CPU's thread still where it gets to `point` for the `occurrence`th time from now on, until another
-    /// thread has done something, or has only asked for the end of the call: a kick needs the held thread to go on.
+    /// Holds the virtual CPU's thread still where it gets to `point` for the `occurrence`th time from now on, until
+    /// another thread has done something, or has only asked for the end of the call: a kick needs the held thread to go
+    /// on.
     func once(at point: SynchronizationPoint, occurrence: Int = 1, _ deed: @escaping @Sendable () -> Void) {
         let requested = Flag()
         let count = Counter()
