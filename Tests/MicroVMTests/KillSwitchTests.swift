@@ -253,8 +253,8 @@ import Testing
         let goesOn = Flag()
         let tick = HostFunction("host_tick") { () async in
             waits.set()
-            // In spite of the cancellation.
-            await waitUntil { goesOn.isSet }
+            // In spite of the cancellation, and without a thread of the pool.
+            await onThread { goesOn.block() }
         }
         let sandbox = try await Guest.hostCalls.sandbox(hostFunctions(tick))
         let call = try sandbox.start("call_tick")
