@@ -29,7 +29,11 @@ public struct GuestCall<Result: Sendable>: Sendable {
         task = HostCallChain.$current.withValue(nil) {
             Task {
                 defer { pending.end() }
-                return try await body(options)
+                do {
+                    return try await body(options)
+                } catch {
+                    throw pending.error(insteadOf: error)
+                }
             }
         }
     }

@@ -130,17 +130,6 @@ extension SandboxError.Code {
     }
 }
 
-extension CallState.Reason {
-    var code: SandboxError.Code {
-        switch self {
-        case .killed: .killed
-        case .taskCancelled: .taskCancelled
-        case .timeLimit: .timeLimitExceeded
-        case .cpuTimeLimit: .cpuTimeLimitExceeded
-        }
-    }
-}
-
 extension SandboxError: CustomStringConvertible {
     /// The code, the message and the cause.
     public var description: String {

@@ -33,6 +33,34 @@ import Testing
         try await sandbox.call("call_tick")
     }
 
+    @Test func `asynchronous host functions have every shape that synchronous ones have`() async throws {
+        let ticks = Counter()
+        let functions = [
+            HostFunction("host_add") { (left: Int, right: Int) async -> Int in left + right },
+            HostFunction("host_add") { (_: HostCallContext, left: Int, right: Int) async throws -> Int in left + right
+            },
+            HostFunction("host_add") { () async -> Int in 42 },
+            HostFunction("host_add") { (_: HostCallContext) async -> Int in 42 },
+        ]
+        for function in functions { #expect(try await sandbox(function).call("call_add", 40, 2) == 42) }
+        let ends = [
+            HostFunction("host_tick") { () async -> Void in _ = ticks.next() },
+            HostFunction("host_tick") { (_: HostCallContext) async -> Void in _ = ticks.next() },
+            HostFunction("host_tick") { () async throws -> Void in
+                await Task.yield()
+                _ = ticks.next()
+            },
+        ]
+        for function in ends { try await sandbox(function).call("call_tick") }
+        #expect(ticks.value == 3)
+        let logged = Recorder<String>()
+        let log = HostFunction("host_log") { (text: String) async -> Void in logged.append(text) }
+        try await sandbox(log).call("call_log", "grüß dich")
+        #expect(logged.all == ["grüß dich"])
+        let joined = HostFunction("host_concatenate") { (left: String, right: String) async -> String in left + right }
+        #expect(try await sandbox(joined).call("call_concatenate", "a", "b") == "ab")
+    }
+
     @Test func `integers beyond six are taken from the guest's stack`() async throws {
         let sandbox = try await sandbox()
         let expected = (0..<9).reduce(0) { $0 + ($1 + 1) * (100 + $1) }

@@ -14,6 +14,13 @@ void spin_and_say_so(volatile uint64_t *place) {
         __asm__ volatile("pause");
 }
 
+/* Says so too, and returns when somebody has written 2 there. */
+void spin_until(volatile uint64_t *place) {
+    *place = 1;
+    while (*place != 2)
+        __asm__ volatile("pause");
+}
+
 /* Spins for ever and writes a word each time around: how far it came, for whoever looks at memory. */
 static volatile uint64_t laps;
 void spin_and_count(void) {

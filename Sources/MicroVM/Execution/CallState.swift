@@ -32,6 +32,16 @@ struct CallState: Equatable {
         case taskCancelled = 2
         case timeLimit = 3
         case cpuTimeLimit = 4
+
+        /// What the call ends with.
+        var code: SandboxError.Code {
+            switch self {
+            case .killed: .killed
+            case .taskCancelled: .taskCancelled
+            case .timeLimit: .timeLimitExceeded
+            case .cpuTimeLimit: .cpuTimeLimitExceeded
+            }
+        }
     }
 
     func has(_ flag: UInt64) -> Bool { rawValue & flag != 0 }

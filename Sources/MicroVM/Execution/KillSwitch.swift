@@ -93,11 +93,15 @@ final class PendingCall: Sendable {
         return reason
     }
 
-    /// Why the call shall not even begin, if somebody has said so.
-    var cancellation: CallState.Reason? {
+    /// What a call that has thrown ends with: who was told that it was cancelled was told the truth, also when its turn
+    /// had never come because the sandbox was closed or poisoned by then.
+    func error(insteadOf error: any Error) -> any Error {
         // Acquiring; partner: `cancel`.
-        guard case .cancelled(let reason) = Self.stage(word.load(ordering: .acquiring)) else { return nil }
-        return reason
+        guard case .cancelled(let reason) = Self.stage(word.load(ordering: .acquiring)),
+            (error as? SandboxError)?.code != reason.code
+        else { return error }
+        let message = "The guest call \(reason.code.ending ?? "ended") before it had begun."
+        return SandboxError(reason.code, message, underlyingError: error)
     }
 
     /// The call is over, whether it had begun or not.

@@ -122,10 +122,6 @@ final class RunLoop {
                 "A guest call of this sandbox is under way; a host function makes nested ones through its context."
             )
         }
-        if let reason = options.pending?.cancellation {
-            let code = reason.code
-            throw SandboxError(code, "The guest call \(code.ending ?? "ended"), before it had begun.")
-        }
         if let poison {
             throw SandboxError(
                 .poisoned,
@@ -306,8 +302,8 @@ final class RunLoop {
         }
     }
 
-    /// Goes on from a call's first host call, with the task knowing whom its host functions keep waiting: the tasks they
-    /// start inherit that. Once for all host calls, and not for calls that make none.
+    /// Goes on from a call's first host call, with the task knowing whom its host functions keep waiting: the tasks
+    /// they start inherit that. Once for all host calls, and not for calls that make none.
     private func runToReturnWithinChain() throws -> CallState.Reason? {
         isChainBound = true
         defer { isChainBound = false }

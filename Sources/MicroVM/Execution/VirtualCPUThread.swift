@@ -86,14 +86,15 @@ import SystemPackage
         interruptHandle.wakeIfWaiting()
     }
 
-    /// Runs the interludes there are, on the thread itself. Whether there were any.
+    /// Runs the interludes there are, on the thread itself. Whether there were any. One after the other is taken from
+    /// the queue, because one that waits itself has to find those behind it there.
     func runInterludes() -> Bool {
-        let interludes = queue.withLock { queue in
-            defer { queue.interludes = [] }
-            return queue.interludes
+        var hasRun = false
+        while let interlude = queue.withLock({ $0.interludes.isEmpty ? nil : $0.interludes.removeFirst() }) {
+            interlude()
+            hasRun = true
         }
-        for interlude in interludes { interlude() }
-        return !interludes.isEmpty
+        return hasRun
     }
 
     /// Ends the thread after everything that was enqueued before, with one last block.

@@ -23,10 +23,10 @@ public struct HostCallContext: Sendable {
     // MARK: - The end of the call
 
     /// Whether the call shall end: it was killed, or its task was cancelled, or a limit has passed. The guest will not
-    /// run again, so that there is no sense in going on. From any thread.
+    /// run again, so that there is no sense in going on. Also when it is over. From any thread.
     public var isCancelled: Bool {
         let state = reference.interruptHandle.currentState
-        return state.number != callNumber || state.reason != nil
+        return state.number != callNumber || !state.has(CallState.inCall) || state.reason != nil
     }
 
     /// Throws when the call shall end.

@@ -115,7 +115,7 @@ public struct HostFunction: Sendable {
     ///   - body: what the import does. What it throws ends the guest call.
     public init<each Argument: GuestValue, Result: GuestValue>(
         _ name: String,
-        _ body: @escaping @Sendable (repeat each Argument) async throws -> Result
+        _ body: @escaping @concurrent @Sendable (repeat each Argument) async throws -> Result
     ) {
         self.name = name
         self.body = .asynchronous { _, reader in
@@ -134,7 +134,7 @@ public struct HostFunction: Sendable {
     ///   - body: what the import does. What it throws ends the guest call.
     public init<each Argument: GuestValue>(
         _ name: String,
-        _ body: @escaping @Sendable (repeat each Argument) async throws -> Void
+        _ body: @escaping @concurrent @Sendable (repeat each Argument) async throws -> Void
     ) {
         self.name = name
         self.body = .asynchronous { _, reader in
@@ -153,7 +153,7 @@ public struct HostFunction: Sendable {
     ///   - body: what the import does; the context is good only until it returns. What it throws ends the guest call.
     public init<each Argument: GuestValue, Result: GuestValue>(
         _ name: String,
-        _ body: @escaping @Sendable (HostCallContext, repeat each Argument) async throws -> Result
+        _ body: @escaping @concurrent @Sendable (HostCallContext, repeat each Argument) async throws -> Result
     ) {
         self.name = name
         self.body = .asynchronous { context, reader in
@@ -172,7 +172,7 @@ public struct HostFunction: Sendable {
     ///   - body: what the import does; the context is good only until it returns. What it throws ends the guest call.
     public init<each Argument: GuestValue>(
         _ name: String,
-        _ body: @escaping @Sendable (HostCallContext, repeat each Argument) async throws -> Void
+        _ body: @escaping @concurrent @Sendable (HostCallContext, repeat each Argument) async throws -> Void
     ) {
         self.name = name
         self.body = .asynchronous { context, reader in
@@ -183,6 +183,10 @@ public struct HostFunction: Sendable {
             }
         }
     }
+
+    // `@concurrent` above is where these closures run anyway. Without it they would run in the caller's isolation, for
+    // which Swift 6.3 passes a hidden parameter that it mixes up with a leading parameter pack: the compiler crashes,
+    // or the program does.
 
     /// Takes one argument; what is wrong with it is the guest's fault, not the host function's.
     private static func argument<Value: GuestValue>(

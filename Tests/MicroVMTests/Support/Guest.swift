@@ -7,7 +7,7 @@ import Testing
 
 /// The guests of guest-images. Each is parsed once in a process.
 enum Guest: String, CaseIterable, Sendable {
-    case arithmetic, echo, faults, hello, inflate, initializers, lies, memory, spin
+    case arithmetic, echo, faults, hello, inflate, initializers, lies, memory, nested, spin
     case faultInInitializer = "fault_in_initializer"
     case hostCalls = "host_calls"
     case missingImport = "missing_import"
@@ -70,14 +70,17 @@ func expectPoisoned(
 
 /// Code on another thread than those of the cooperative pool, so that it may block.
 func onThread<Result: Sendable>(_ body: @escaping @Sendable () -> Result) async -> Result {
-    await withCheckedContinuation { continuation in
-        var thread = pthread_t()
-        let start = unsafe Unmanaged.passRetained(ThreadStart { continuation.resume(returning: body()) })
-        // The thread takes over the reference that was retained for it.
-        let code = unsafe pthread_create(&thread, nil, threadMain, start.toOpaque())
-        precondition(code == 0, "no thread to be had")
-        pthread_detach(thread)
-    }
+    await withCheckedContinuation { continuation in startThread { continuation.resume(returning: body()) } }
+}
+
+/// Code on a thread of its own, which nobody waits for.
+func startThread(_ body: @escaping @Sendable () -> Void) {
+    var thread = pthread_t()
+    let start = unsafe Unmanaged.passRetained(ThreadStart(body))
+    // The thread takes over the reference that was retained for it.
+    let code = unsafe pthread_create(&thread, nil, threadMain, start.toOpaque())
+    precondition(code == 0, "no thread to be had")
+    pthread_detach(thread)
 }
 
 private final class ThreadStart: Sendable {

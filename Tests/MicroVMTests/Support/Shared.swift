@@ -19,3 +19,12 @@ final class Flag: Sendable {
     var isSet: Bool { state.load(ordering: .acquiring) }
     func set() { state.store(true, ordering: .releasing) }
 }
+
+/// Counts from 1.
+final class Counter: Sendable {
+    private let count = Atomic<Int>(0)
+
+    var value: Int { count.load(ordering: .acquiring) }
+    @discardableResult
+    func next() -> Int { count.wrappingAdd(1, ordering: .acquiringAndReleasing).newValue }
+}
