@@ -1,7 +1,7 @@
 # Each target sets up what it needs; see `make help`. OPTIONS are passed on: make test OPTIONS='--filter Sandbox'
 OPTIONS ?=
 
-.PHONY: help setup demo test bench lint docs guests test-thread-sanitizer test-kvm-amd clean
+.PHONY: help setup demo test bench lint model docs guests test-thread-sanitizer test-kvm-amd clean
 
 help: ## list these targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | while IFS='	' read -r name what; do \
@@ -21,6 +21,9 @@ bench: setup ## measure the library beside the same work in plain C (OPTIONS: --
 
 lint: setup ## check how the sources are written
 	@scripts/lint
+
+model: ## search the model of interruption for errors, and show that seeded ones are found
+	@scripts/check-model
 
 docs: setup ## build the documentation, any warning an error
 	@scripts/docs
