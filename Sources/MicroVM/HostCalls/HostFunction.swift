@@ -108,6 +108,9 @@ public struct HostFunction: Sendable {
         }
     }
 
+    // The asynchronous ones are @concurrent, which is where they run. Without that a client whose closures are
+    // nonisolated(nonsending) by default crashes its compiler (Swift 6.3.1): packs and the implicit isolation parameter.
+
     /// Makes an asynchronous host function that returns a value.
     ///
     /// - Parameters:
@@ -115,7 +118,7 @@ public struct HostFunction: Sendable {
     ///   - body: what the import does. What it throws ends the guest call.
     public init<each Argument: GuestValue, Result: GuestValue>(
         _ name: String,
-        _ body: @escaping @Sendable (repeat each Argument) async throws -> Result
+        _ body: @escaping @concurrent @Sendable (repeat each Argument) async throws -> Result
     ) {
         self.name = name
         self.body = .asynchronous { _, reader in
@@ -134,7 +137,7 @@ public struct HostFunction: Sendable {
     ///   - body: what the import does. What it throws ends the guest call.
     public init<each Argument: GuestValue>(
         _ name: String,
-        _ body: @escaping @Sendable (repeat each Argument) async throws -> Void
+        _ body: @escaping @concurrent @Sendable (repeat each Argument) async throws -> Void
     ) {
         self.name = name
         self.body = .asynchronous { _, reader in
@@ -153,7 +156,7 @@ public struct HostFunction: Sendable {
     ///   - body: what the import does; the context is good only until it returns. What it throws ends the guest call.
     public init<each Argument: GuestValue, Result: GuestValue>(
         _ name: String,
-        _ body: @escaping @Sendable (HostCallContext, repeat each Argument) async throws -> Result
+        _ body: @escaping @concurrent @Sendable (HostCallContext, repeat each Argument) async throws -> Result
     ) {
         self.name = name
         self.body = .asynchronous { context, reader in
@@ -172,7 +175,7 @@ public struct HostFunction: Sendable {
     ///   - body: what the import does; the context is good only until it returns. What it throws ends the guest call.
     public init<each Argument: GuestValue>(
         _ name: String,
-        _ body: @escaping @Sendable (HostCallContext, repeat each Argument) async throws -> Void
+        _ body: @escaping @concurrent @Sendable (HostCallContext, repeat each Argument) async throws -> Void
     ) {
         self.name = name
         self.body = .asynchronous { context, reader in
