@@ -57,10 +57,11 @@ public final class SandboxSet: Sendable {
         let kicks = try members.withLock { members throws(StopError) in
             guard members.stopCount < StopCounts.maximum else { throw .overflow }
             members.stopCount += 1
-            guard members.stopCount == 1 else { return [(LinuxInterruptHandle, CallState)]() }
-            return members.byHandle.values.compactMap { member in
+            return members.byHandle.values.map(\.interruptHandle).map { handle in
                 // Of a sandbox of its own, the count can only overflow by somebody else's doing: it is stopped then.
-                (try? member.interruptHandle.setExternalStop())?.map { (member.interruptHandle, $0) }
+                // Where the set is stopped already, a guest may still be about to leave for that.
+                let before = members.stopCount == 1 ? try? handle.setExternalStop() : nil
+                return (handle, before ?? handle.currentState)
             }
         }
         for (handle, state) in kicks { handle.kick(state) }
