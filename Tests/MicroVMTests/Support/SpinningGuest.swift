@@ -40,10 +40,11 @@ struct SpinningGuest: Sendable {
     /// In the mapping of a sandbox that the test keeps.
     private nonisolated(unsafe) let word: UnsafeMutablePointer<Atomic<UInt64>>
 
-    init(of sandbox: Sandbox) async throws {
+    /// The word at an address of the guest's, the first one of its heap unless told.
+    init(of sandbox: Sandbox, at address: UInt64? = nil) async throws {
         self = try await sandbox.run { sandbox in
             let memory = try sandbox.memory
-            let address = memory.addressSpace.heap.lowerBound
+            let address = address ?? memory.addressSpace.heap.lowerBound
             let bytes = unsafe memory.hostBytes(at: address, count: 8)
             return unsafe SharedWord(address: address, bytes: bytes)
         }
