@@ -50,11 +50,13 @@ let package = Package(
             swiftSettings: settings
         ),
         .target(name: "AllocationCounter", path: "Tests/AllocationCounter"),
+        .target(name: "SystemCallCounter", path: "Tests/SystemCallCounter"),
         .testTarget(
             name: "MicroVMTests",
             dependencies: [
                 "MicroVM",
                 "AllocationCounter",
+                "SystemCallCounter",
                 .product(name: "SystemPackage", package: "swift-system"),
             ],
             swiftSettings: settings,

@@ -68,7 +68,7 @@ extension Sandbox {
         }
         defer { try? interruptHandle.endExternalStop() }
         let result = await withCheckedContinuation { continuation in
-            reference.thread.addInterlude {
+            reference.thread.addInterlude(.observation) {
                 continuation.resume(
                     returning: Result<SandboxState, SandboxError> { () throws(SandboxError) in
                         guard let runLoop = reference.value else {

@@ -23,7 +23,7 @@ import Testing
     /// Calls `call_tick`, and ends the call as soon as the host function has said that it waits. Where the limit passes
     /// before, the same again with a longer one.
     private func end(_ ender: Ender, while waits: Flag, _ tick: HostFunction) async throws -> CallEnd {
-        var limit = Duration.milliseconds(isEmulated ? 500 : 20)
+        var limit = Duration.milliseconds(Surroundings.isEmulated ? 500 : 20)
         while true {
             let sandbox = try await Guest.hostCalls.sandbox(hostFunctions(tick))
             let call = try sandbox.start("call_tick", timeLimit: ender == .deadline ? limit : nil)

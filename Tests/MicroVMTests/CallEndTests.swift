@@ -197,7 +197,7 @@ import Testing
         if moment.point == .callBegun, ender == .deadline || ender == .cancellation { return }
         for isAsynchronous in [false, true] {
             // On a busy machine a limit may pass before the call has got there: then again with a longer one.
-            var limit = Duration.milliseconds(isEmulated ? 500 : 20)
+            var limit = Duration.milliseconds(Surroundings.isEmulated ? 500 : 20)
             while try await !expectOutcome(moment, ender, isAsynchronous, limit) { limit *= 2 }
         }
     }
@@ -311,7 +311,7 @@ import Testing
                 throw Own()
             }
             let sandbox = try await Guest.hostCalls.sandbox(hostFunctions(tick))
-            let limit: Duration? = first == .deadline ? .milliseconds(isEmulated ? 1000 : 200) : nil
+            let limit: Duration? = first == .deadline ? .milliseconds(Surroundings.isEmulated ? 1000 : 200) : nil
             let call = try sandbox.start("call_tick", timeLimit: limit)
             killSwitch.value = call.killSwitch
             let task = Task { await CallEnd(call) }
@@ -344,7 +344,7 @@ import Testing
             throw Own()
         }
         let computing = try await Guest.hostCalls.sandbox(hostFunctions(tick))
-        let limit = Duration.milliseconds(isEmulated ? 2000 : 100)
+        let limit = Duration.milliseconds(Surroundings.isEmulated ? 2000 : 100)
         let second = await CallEnd { try await computing.call("call_tick", cpuTimeLimit: limit) }
         #expect(second.code == .cpuTimeLimitExceeded)
         #expect(await isPoisoned(computing, "call_tick"))

@@ -5,7 +5,7 @@ import Testing
 
 /// Calls with a name of their own: awaited by whom one likes, and ended one by one.
 @Suite(.requiresKVM, .timeLimit(.minutes(5))) struct GuestCallTests {
-    private static let rounds = isEmulated ? 5 : 40
+    private static let rounds = Surroundings.isEmulated ? 5 : 40
 
     /// A call that spins.
     private func spinning(in sandbox: Sandbox) async throws -> GuestCall<Void> {
@@ -55,7 +55,7 @@ import Testing
                 }
             }
         }
-        for round in 0..<(isEmulated ? 50 : 1000) {
+        for round in 0..<(Surroundings.isEmulated ? 50 : 1000) {
             let call: GuestCall<Int> = try sandbox.start("iterate", round)
             #expect(try await call.result == round)
             last.value = call.killSwitch
@@ -149,7 +149,7 @@ import Testing
         for _ in 0..<Self.rounds {
             let sandbox = try await Guest.spin.sandbox()
             // The limit may pass at any moment, before the guest has come to spin as well.
-            let call = try sandbox.start("spin", timeLimit: .milliseconds(isEmulated ? 100 : 1))
+            let call = try sandbox.start("spin", timeLimit: .milliseconds(Surroundings.isEmulated ? 100 : 1))
             let awaiting = Task { await CallEnd(call) }
             async let killed = onThread { sandbox.interruptHandle.kill() }
             async let answer = onThread { call.killSwitch.answer() }

@@ -324,7 +324,7 @@ import Testing
     {
         let sandbox = try await Guest.spin.sandbox()
         let word = try await SharedWord(of: sandbox)
-        let other = try await SharedWord(of: sandbox, at: 1)
+        let other = try await SharedWord(of: sandbox, index: 1)
         let occupant: GuestCall<Void> = try sandbox.start("spin_until", word.address)
         await waitUntil { word.value == 1 }
         let call = try sandbox.start("spin_and_say_so", other.address)

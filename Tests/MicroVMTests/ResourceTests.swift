@@ -7,53 +7,6 @@ import Testing
 /// What a sandbox takes it gives back, however it ends. Each test has a process of its own, because it counts what the
 /// process has.
 @Suite(.requiresKVM, .timeLimit(.minutes(5))) struct ResourceTests {
-    /// What this process has open.
-    private struct Resources: CustomStringConvertible {
-        var descriptors = Self.entries(of: "/proc/self/fd")
-        var threads = Self.entries(of: "/proc/self/task")
-        var mappings = Self.lines(of: "/proc/self/maps").count
-
-        var description: String { "\(descriptors) descriptors, \(threads) threads, \(mappings) mappings" }
-
-        private static func entries(of folder: String) -> Int {
-            // The stream is this function's until it is closed.
-            guard let stream = unsafe opendir(folder) else { return 0 }
-            defer { unsafe closedir(stream) }
-            var count = 0
-            while unsafe readdir(stream) != nil { count += 1 }
-            return count
-        }
-
-        static func lines(of path: String) -> [Substring] {
-            // As above; the buffer is as long as is said.
-            guard let file = unsafe fopen(path, "r") else { return [] }
-            defer { unsafe fclose(file) }
-            var text: [UInt8] = []
-            var buffer = [UInt8](repeating: 0, count: 1 << 16)
-            while true {
-                let count = unsafe fread(&buffer, 1, buffer.count, file)
-                if count == 0 { break }
-                text += buffer[..<count]
-            }
-            return String(decoding: text, as: UTF8.self).split(separator: "\n")
-        }
-
-        /// Threads end a moment after their sandbox: waits for them, but not for ever.
-        static func settled(_ limit: Resources) async -> Resources {
-            for _ in 0..<5000 {
-                let now = Resources()
-                if now.isWithin(limit) { return now }
-                try? await Task.sleep(for: .milliseconds(2))
-            }
-            return Resources()
-        }
-
-        /// Nothing more, but for less than a mapping a round: the allocator has some for each thread, and keeps a few.
-        func isWithin(_ limit: Resources) -> Bool {
-            descriptors <= limit.descriptors && threads <= limit.threads && mappings <= limit.mappings + 60
-        }
-    }
-
     /// Expects a hundred rounds to leave no more than the first ones have.
     private static func expectNoGrowth(_ round: @Sendable () async throws -> Void) async throws {
         for _ in 0..<5 { try await round() }
@@ -152,13 +105,9 @@ import Testing
 
     @Test func `memory costs nothing until it is touched`() async {
         await #expect(processExitsWith: .success) {
-            func residentMebibytes() throws -> Int {
-                let line = try #require(Resources.lines(of: "/proc/self/status").first { $0.hasPrefix("VmRSS:") })
-                let kibibytes = try #require(line.split(separator: " ").compactMap { Int($0) }.first)
-                return kibibytes / 1024
-            }
+            func residentMebibytes() -> Int { Resources().residentKibibytes / 1024 }
             _ = try await Guest.memory.sandbox().call("read_pages", UInt64(1), returning: UInt64.self)
-            let before = try residentMebibytes()
+            let before = residentMebibytes()
             var sandboxes: [Sandbox] = []
             for _ in 0..<8 {
                 let sandbox = try await Guest.memory.sandbox {
@@ -169,11 +118,11 @@ import Testing
                 #expect(try await sandbox.call("read_pages", UInt64(1), returning: UInt64.self) == 0)
                 sandboxes.append(sandbox)
             }
-            #expect(try residentMebibytes() - before < 32)
+            #expect(residentMebibytes() - before < 32)
             _ = try await sandboxes[0].call("touch_pages", UInt64(10_000), returning: UInt64.self)
-            #expect(try residentMebibytes() - before >= 39)
+            #expect(residentMebibytes() - before >= 39)
             await sandboxes[0].close()
-            #expect(try residentMebibytes() - before < 32)
+            #expect(residentMebibytes() - before < 32)
         }
     }
 

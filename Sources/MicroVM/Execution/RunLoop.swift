@@ -333,7 +333,8 @@ final class RunLoop {
         let began = MonotonicTime.now
         let isTimerHeld = !configuration.countsStoppedTime && timer.hold(interruptHandle)
         interruptHandle.wait { state in
-            if thread.runInterludes() { return .again }
+            // The mailbox holds what the guest is to do next, which a nested call would overwrite.
+            if thread.runInterludes(.observation) { return .again }
             let isKilled = state.reason != nil && !interruptHandle.isHeldAgainstKills
             return isKilled || !interruptHandle.isStopped ? .over : .sleep()
         }

@@ -6,6 +6,21 @@ public final class SandboxSet: Sendable {
     private struct Member {
         weak var sandbox: Sandbox?
         let interruptHandle: LinuxInterruptHandle
+        /// Whether a stop of the set's own is in force, which it then has to end: there is none of a sandbox that was
+        /// closed already, nor of one that others had stopped as often as possible.
+        var isStopped = false
+
+        /// Begins that stop without waiting. What the word was, for ``LinuxInterruptHandle/kick(_:)``.
+        mutating func setStop() -> CallState {
+            let before = try? interruptHandle.setExternalStop()
+            isStopped = before != nil
+            return before ?? interruptHandle.currentState
+        }
+
+        mutating func endStop() {
+            if isStopped { try? interruptHandle.endExternalStop() }
+            isStopped = false
+        }
     }
 
     private struct Members {
@@ -23,23 +38,26 @@ public final class SandboxSet: Sendable {
     /// Adds a sandbox, which stops at once if the set is stopped. One that is in the set already stays as it is.
     public func insert(_ sandbox: Sandbox) {
         let handle = sandbox.interruptHandle
-        members.withLock { members in
-            guard members.byHandle[ObjectIdentifier(handle)] == nil else { return }
+        let before: CallState? = members.withLock { members in
+            guard members.byHandle[ObjectIdentifier(handle)] == nil else { return nil }
             if members.byHandle.count >= members.crowd {
                 members.byHandle = members.byHandle.filter { !$0.value.interruptHandle.isDropped }
                 members.crowd = max(16, 2 * members.byHandle.count)
             }
             // The lock keeps the order: whoever changes the count now finds this member, or this member the count.
-            if members.stopCount > 0, (try? handle.beginExternalStop()) == nil { return }
-            members.byHandle[ObjectIdentifier(handle)] = Member(sandbox: sandbox, interruptHandle: handle)
+            var member = Member(sandbox: sandbox, interruptHandle: handle)
+            let before = members.stopCount > 0 ? member.setStop() : nil
+            members.byHandle[ObjectIdentifier(handle)] = member
+            return before
         }
+        if let before { handle.kick(before) }
     }
 
     /// Removes a sandbox, which goes on if nothing but this set stops it.
     public func remove(_ sandbox: Sandbox) {
         members.withLock { members in
-            let member = members.byHandle.removeValue(forKey: ObjectIdentifier(sandbox.interruptHandle))
-            if members.stopCount > 0 { try? member?.interruptHandle.endExternalStop() }
+            var member = members.byHandle.removeValue(forKey: ObjectIdentifier(sandbox.interruptHandle))
+            member?.endStop()
         }
     }
 
@@ -57,11 +75,14 @@ public final class SandboxSet: Sendable {
         let kicks = try members.withLock { members throws(StopError) in
             guard members.stopCount < StopCounts.maximum else { throw .overflow }
             members.stopCount += 1
-            guard members.stopCount == 1 else { return [(LinuxInterruptHandle, CallState)]() }
-            return members.byHandle.values.compactMap { member in
-                // Of a sandbox of its own, the count can only overflow by somebody else's doing: it is stopped then.
-                (try? member.interruptHandle.setExternalStop())?.map { (member.interruptHandle, $0) }
+            if members.stopCount == 1 {
+                return members.byHandle.values.indices.map { index in
+                    let before = members.byHandle.values[index].setStop()
+                    return (members.byHandle.values[index].interruptHandle, before)
+                }
             }
+            // Its guests may still be about to leave for the first stop.
+            return members.byHandle.values.map { ($0.interruptHandle, $0.interruptHandle.currentState) }
         }
         for (handle, state) in kicks { handle.kick(state) }
     }
@@ -74,7 +95,7 @@ public final class SandboxSet: Sendable {
             guard members.stopCount > 0 else { throw .underflow }
             members.stopCount -= 1
             guard members.stopCount == 0 else { return }
-            for member in members.byHandle.values { try? member.interruptHandle.endExternalStop() }
+            for index in members.byHandle.values.indices { members.byHandle.values[index].endStop() }
         }
     }
 

@@ -45,16 +45,18 @@ extension LinuxInterruptHandle {
     /// - Throws: ``StopError/overflow`` or ``StopError/dropped``.
     public func beginExternalStop() throws(StopError) {
         // After the lock is free: others may begin and end stops while this one waits for the guest to leave.
-        if let before = try setExternalStop() { kick(before) }
+        kick(try setExternalStop())
     }
 
-    /// Begins a stop without waiting. What the word was, for ``kick(_:)``, where this is the first one.
-    func setExternalStop() throws(StopError) -> CallState? {
+    /// Begins a stop without waiting. What the word was, for ``kick(_:)``: where another stop is in force already, the
+    /// guest may still be about to leave for that.
+    func setExternalStop() throws(StopError) -> CallState {
         guard !isDropped else { throw .dropped }
-        return try changeStops { counts throws(StopError) in
+        let before = try changeStops { counts throws(StopError) in
             guard counts.external < StopCounts.maximum else { throw .overflow }
             counts.external += 1
         }
+        return before ?? currentState
     }
 
     /// Ends a stop from outside; the last one lets the guest go on.

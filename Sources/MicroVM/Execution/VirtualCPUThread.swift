@@ -14,9 +14,17 @@ import SystemPackage
         case finish(@Sendable () -> Void)
     }
 
+    /// What an interlude does.
+    enum Interlude {
+        /// Calls the guest.
+        case nestedCall
+        /// Looks, and changes nothing.
+        case observation
+    }
+
     private struct Queue {
         var work: [Work] = []
-        var interludes: [@Sendable () -> Void] = []
+        var interludes: [(kind: Interlude, body: @Sendable () -> Void)] = []
         var isSleeping = false
         var isFinished = false
     }
@@ -74,10 +82,10 @@ import SystemPackage
     /// Runs a block on the thread as soon as it has nothing to run, or waits inside a call: held by a stop, or for a
     /// host function. Only between two jobs and while it waits does the thread look for interludes. After its end the
     /// caller runs them, who finds nothing left to work on.
-    func addInterlude(_ interlude: @escaping @Sendable () -> Void) {
+    func addInterlude(_ kind: Interlude, _ interlude: @escaping @Sendable () -> Void) {
         let (mustWake, isFinished) = queue.withLock { queue in
             if queue.isFinished { return (false, true) }
-            queue.interludes.append(interlude)
+            queue.interludes.append((kind, interlude))
             defer { queue.isSleeping = false }
             return (queue.isSleeping, false)
         }
@@ -86,15 +94,22 @@ import SystemPackage
         interruptHandle.wakeIfWaiting()
     }
 
-    /// Runs the interludes there are, on the thread itself. Whether there were any. One after the other is taken from
-    /// the queue, because one that waits itself has to find those behind it there.
-    func runInterludes() -> Bool {
+    /// Runs the interludes there are, or those of one kind, on the thread itself. Whether there were any.
+    func runInterludes(_ kind: Interlude? = nil) -> Bool {
         var hasRun = false
-        while let interlude = queue.withLock({ $0.interludes.isEmpty ? nil : $0.interludes.removeFirst() }) {
+        // One by one: a nested call may have to wait for one that comes after it.
+        while let interlude = nextInterlude(kind) {
             interlude()
             hasRun = true
         }
         return hasRun
+    }
+
+    private func nextInterlude(_ kind: Interlude?) -> (@Sendable () -> Void)? {
+        queue.withLock { queue in
+            let index = queue.interludes.firstIndex { kind == nil || $0.kind == kind }
+            return index.map { queue.interludes.remove(at: $0).body }
+        }
     }
 
     /// Ends the thread after everything that was enqueued before, with one last block.

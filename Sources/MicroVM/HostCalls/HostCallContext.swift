@@ -50,7 +50,8 @@ public struct HostCallContext: Sendable {
     ///
     /// - Throws: ``StopError/internalStop`` when there is one already; ``StopError/dropped`` after the call.
     public func beginInternalStop(_ stop: TaskStop) throws(StopError) {
-        guard reference.interruptHandle.currentState.number == callNumber else { throw .dropped }
+        let state = reference.interruptHandle.currentState
+        guard state.number == callNumber, state.has(CallState.inCall) else { throw .dropped }
         try reference.interruptHandle.beginInternalStop(stop)
     }
 
@@ -133,7 +134,7 @@ public struct HostCallContext: Sendable {
         _ body: @escaping @Sendable (RunLoop) throws -> Result
     ) async throws -> Result {
         try await withCheckedThrowingContinuation { continuation in
-            reference.thread.addInterlude {
+            reference.thread.addInterlude(.nestedCall) {
                 continuation.resume(with: Swift.Result { try body(runLoop()) })
             }
         }

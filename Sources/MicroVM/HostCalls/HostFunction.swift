@@ -108,6 +108,9 @@ public struct HostFunction: Sendable {
         }
     }
 
+    // The asynchronous ones are @concurrent, which is where they run. Without that a client whose closures are
+    // nonisolated(nonsending) by default crashes its compiler (Swift 6.3.1): packs and the implicit isolation parameter.
+
     /// Makes an asynchronous host function that returns a value.
     ///
     /// - Parameters:

@@ -60,7 +60,7 @@ struct Traces: Sendable {
     init(in sandbox: Sandbox) async throws {
         var words: [SharedWord] = []
         for index in 0..<3 {
-            let word = try await SharedWord(of: sandbox, at: index)
+            let word = try await SharedWord(of: sandbox, index: index)
             word.value = 0
             words.append(word)
         }

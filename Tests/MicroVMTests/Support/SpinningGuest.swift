@@ -40,10 +40,11 @@ struct SpinningGuest: Sendable {
     /// In the mapping of a sandbox that the test keeps.
     private nonisolated(unsafe) let word: UnsafeMutablePointer<Atomic<UInt64>>
 
-    init(of sandbox: Sandbox, at index: Int = 0) async throws {
+    /// A word of the guest's heap, by its index, or the word at an address of the guest's.
+    init(of sandbox: Sandbox, at address: UInt64? = nil, index: Int = 0) async throws {
         self = try await sandbox.run { sandbox in
             let memory = try sandbox.memory
-            let address = memory.addressSpace.heap.lowerBound + 8 * UInt64(index)
+            let address = address ?? memory.addressSpace.heap.lowerBound + 8 * UInt64(index)
             let bytes = unsafe memory.hostBytes(at: address, count: 8)
             return unsafe SharedWord(address: address, bytes: bytes)
         }

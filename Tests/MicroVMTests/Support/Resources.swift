@@ -1,0 +1,56 @@
+import Glibc
+
+/// What this process has.
+struct Resources: CustomStringConvertible {
+    var descriptors = Self.entries(of: "/proc/self/fd")
+    var threads = Self.entries(of: "/proc/self/task")
+    var mappings = Self.lines(of: "/proc/self/maps").count
+    var residentKibibytes = Self.residentKibibytes()
+
+    var description: String {
+        "\(descriptors) descriptors, \(threads) threads, \(mappings) mappings, \(residentKibibytes) KiB resident"
+    }
+
+    private static func entries(of folder: String) -> Int {
+        // The stream is this function's until it is closed.
+        guard let stream = unsafe opendir(folder) else { return 0 }
+        defer { unsafe closedir(stream) }
+        var count = 0
+        while unsafe readdir(stream) != nil { count += 1 }
+        return count
+    }
+
+    private static func lines(of path: String) -> [Substring] {
+        // As above; the buffer is as long as is said.
+        guard let file = unsafe fopen(path, "r") else { return [] }
+        defer { unsafe fclose(file) }
+        var text: [UInt8] = []
+        var buffer = [UInt8](repeating: 0, count: 1 << 16)
+        while true {
+            let count = unsafe fread(&buffer, 1, buffer.count, file)
+            if count == 0 { break }
+            text += buffer[..<count]
+        }
+        return String(decoding: text, as: UTF8.self).split(separator: "\n")
+    }
+
+    private static func residentKibibytes() -> Int {
+        let line = lines(of: "/proc/self/status").first { $0.hasPrefix("VmRSS:") }
+        return line?.split(separator: " ").compactMap { Int($0) }.first ?? 0
+    }
+
+    /// Threads end a moment after their sandbox: waits for them, but not for ever.
+    static func settled(_ limit: Resources) async -> Resources {
+        for _ in 0..<5000 {
+            let now = Resources()
+            if now.isWithin(limit) { return now }
+            try? await Task.sleep(for: .milliseconds(2))
+        }
+        return Resources()
+    }
+
+    /// Nothing more, but for less than a mapping a round: the allocator has some for each thread, and keeps a few.
+    func isWithin(_ limit: Resources) -> Bool {
+        descriptors <= limit.descriptors && threads <= limit.threads && mappings <= limit.mappings + 60
+    }
+}

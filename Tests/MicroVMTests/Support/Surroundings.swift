@@ -1,0 +1,20 @@
+import Glibc
+
+/// Where the tests run, as far as it decides how much they can do in a reasonable time.
+enum Surroundings {
+    /// Under an emulated processor (see scripts/run-on-kvm-amd), where everything takes about twenty times as long.
+    static let isEmulated = isSet("MICROVM_EMULATED")
+    /// Built with a sanitizer, as whoever runs the tests says: the code itself cannot tell.
+    static let isSanitized = isSet("MICROVM_SANITIZED")
+
+    /// So many repetitions, or fewer where each takes much longer.
+    static func scaled(_ count: Int) -> Int {
+        isEmulated ? max(2, count / 20) : isSanitized ? max(2, count / 5) : count
+    }
+
+    private static func isSet(_ name: String) -> Bool {
+        // The tests set no variables, so what is found stays.
+        guard let value = unsafe getenv(name) else { return false }
+        return unsafe value.pointee != 0
+    }
+}
