@@ -603,7 +603,7 @@ handler_store:
     :: d_step {
         timer_pending && !in_kvm_run && !thread_ended ->
         timer_pending = false;
-handler_time_limit:
+timer_request:
         if
         :: (state & IN_CALL) && !(state & (CANCEL | DECIDED)) ->
             assert(no_wrong_call || timer_of_call == number);
@@ -861,7 +861,11 @@ leave_add_departure:
 host_function:
     if
     :: goto enter
+#ifdef MUTATION_THROW_NOT_DECIDED
+    :: outcome = THREW; goto end_call
+#else
     :: outcome = THREW; goto decide
+#endif
 #if HOST_WAITS
     :: host_operation = UNDER_WAY; ignores_cancellation = true
     :: host_operation = UNDER_WAY
@@ -962,7 +966,7 @@ timer_disarm:
     !timer_pending;
 #endif
 end_call:
-    d_step {
+    atomic {
         state = state & ~IN_CALL;
         assert(consistent || !(state & (RUNNING | WAITING)));
         assert(no_lost_kill || !promises || outcome == KILLED || outcome == TIME_LIMIT
