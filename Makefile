@@ -14,7 +14,7 @@ demo: setup ## decompress a .gz file of this machine with zlib in a micro-VM
 	@scripts/demo
 
 test: setup ## build the guests and run every test (OPTIONS: those of swift test)
-	swift test --disable-xctest $(OPTIONS)
+	scripts/test $(OPTIONS)
 
 bench: setup ## measure the library beside the same work in plain C (OPTIONS: --json and others)
 	swift run -c release --package-path Benchmarks microvm-bench $(OPTIONS)

@@ -284,9 +284,14 @@ public actor Sandbox {
         let runLoop = try openRunLoop
         try runLoop.beginCall(options)
         defer { runLoop.endCall() }
+        let function = runLoop.machine.memory.addressSpace.imageBase + offset
         var writer = runLoop.argumentWriter()
-        repeat try (each argument).store(into: &writer)
-        return try await finish(runLoop, offset, writer, load)
+        do {
+            repeat try (each argument).store(into: &writer)
+        } catch {
+            throw runLoop.refusal(of: function, for: error)
+        }
+        return try await finish(runLoop, function, writer, load)
     }
 
     func perform<Result: Sendable>(
@@ -298,18 +303,22 @@ public actor Sandbox {
         let runLoop = try openRunLoop
         try runLoop.beginCall(options)
         defer { runLoop.endCall() }
+        let function = runLoop.machine.memory.addressSpace.imageBase + offset
         var writer = runLoop.argumentWriter()
-        for argument in arguments { try argument.store(into: &writer) }
-        return try await finish(runLoop, offset, writer, load)
+        do {
+            for argument in arguments { try argument.store(into: &writer) }
+        } catch {
+            throw runLoop.refusal(of: function, for: error)
+        }
+        return try await finish(runLoop, function, writer, load)
     }
 
     private func finish<Result>(
         _ runLoop: RunLoop,
-        _ offset: UInt64,
+        _ function: UInt64,
         _ writer: GuestValueWriter,
         _ load: (inout GuestValueReader) throws(SandboxError) -> Result
     ) async throws -> Result {
-        let function = runLoop.machine.memory.addressSpace.imageBase + offset
         // The arguments stay outside: a closure that captures a pack costs a look-up of its tuple's type.
         try await withCallCancellation { try runLoop.run(function: function, arguments: writer) }
         return try runLoop.loadResult(load)

@@ -185,7 +185,7 @@ import Testing
     /// good one's second is one of its own CPU time, which others cannot take from it.
     @Test func `of a hundred good guests and a hundred endless ones the endless ones time out`() async throws {
         let module = try Guest.interruption.module()
-        let count = Surroundings.isEmulated ? 10 : 100
+        let count = Surroundings.isStress ? 100 : 10
         async let endless = withThrowingTaskGroup(of: SandboxError.Code?.self) { group in
             var timedOut = 0
             for number in 0..<count {

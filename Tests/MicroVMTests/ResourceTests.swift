@@ -14,7 +14,7 @@ import Testing
         try await Task.sleep(for: .milliseconds(200))
         let before = Resources()
         for _ in 0..<100 { try await round() }
-        let after = await Resources.settled(before)
+        let after = await Resources.settled { $0.isWithin(before) }
         #expect(after.isWithin(before), "\(before) have become \(after)")
     }
 

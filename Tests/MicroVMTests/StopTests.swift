@@ -197,6 +197,8 @@ import Testing
                 entered.set()
                 await waitUntil { mayCall.isSet }
                 async let first: Int64 = context.call("iterate", Int64(5))
+                // The thread is held on its way into that one when the others come.
+                try await Task.sleep(for: .milliseconds(30))
                 async let second: Int64 = context.call("iterate", Int64(7))
                 async let third: Int64 = context.call("notes", UInt64(1), Int64(3))
                 return try await 100 * first + second + third
@@ -206,8 +208,7 @@ import Testing
         await waitUntil { entered.isSet }
         try sandbox.interruptHandle.beginExternalStop()
         mayCall.set()
-        // Time enough for all of them to come while the first one is held.
-        try await Task.sleep(for: .milliseconds(50))
+        try await Task.sleep(for: .milliseconds(100))
         try sandbox.interruptHandle.endExternalStop()
         #expect(try await call.result == 508)
         #expect(await call.statistics?.nestedCalls == 3)

@@ -10,28 +10,31 @@ import Testing
     @Test func `a storm of kills, stops and interruptions adds up, and leaves nothing`() async {
         // In a process of its own, because what the process has is counted.
         await #expect(processExitsWith: .success) {
+            // An emulated processor is one, and a kernel on it that does not get to run for long breaks down.
+            let goal = Surroundings.isEmulated ? 1_000 : Surroundings.scaled(100_000)
             // What is made once in a process is there after the first one.
-            let first = try await Storm(attempts: Surroundings.scaled(5_000)).rage()
-            try await Task.sleep(for: .milliseconds(300))
-            let before = Resources()
-            let second = try await Storm(attempts: Surroundings.scaled(100_000)).rage()
-            let after = await Resources.settled(before)
+            let first = try await Storm(attempts: goal / 20).rage()
+            let before = await Resources.settled { $0.sandboxThreads == 0 }
+            let second = try await Storm(attempts: goal).rage()
+            let after = await Resources.settled { $0.sandboxThreads == 0 && $0.descriptors <= before.descriptors }
             for tally in [first, second] {
                 #expect(tally.violations == [], "\(tally.violations)")
                 #expect(tally.calls == tally.outcomes.values.reduce(0, +), "\(tally)")
-                #expect(tally.pulls > 0 && tally.stops > 0 && tally.interruptions > 0, "\(tally)")
             }
+            #expect(second.pulls > 0 && second.stops > 0 && second.interruptions > 0, "\(second)")
             // A good part of the attempts has found somebody, at every stage of a call.
-            #expect(second.attempts >= Surroundings.scaled(100_000))
+            #expect(second.attempts >= goal)
             #expect(second.hits >= second.attempts / 50, "\(second)")
             for stage in ["signalled", "pending", "cancelled"] {
                 #expect(second.successes[stage] ?? 0 > 0, "\(second)")
             }
-            #expect(after.isWithin(before), "\(before) have become \(after)")
-            // What the allocator keeps for threads that are gone is less than a sandbox has for each.
-            #expect(after.residentKibibytes < before.residentKibibytes + 32 * 1024, "\(before), \(after)")
-            print("storm: \(second)")
-            print("storm: \(before), then \(after)")
+            // The concurrency pool's threads come and go, and the allocator keeps something for each: less than a
+            // hundredth of what so many sandboxes had.
+            let growth = "\(before) have become \(after)"
+            #expect(after.sandboxThreads == 0 && before.sandboxThreads == 0, "\(growth)")
+            #expect(after.descriptors <= before.descriptors && after.threads <= before.threads + 4, "\(growth)")
+            #expect(after.mappings <= before.mappings + 60, "\(growth)")
+            #expect(after.residentKibibytes <= before.residentKibibytes + 32 * 1024, "\(growth)")
         }
     }
 }
@@ -70,12 +73,12 @@ private final class Storm: Sendable {
 
     init(attempts: Int) {
         attemptGoal = attempts
-        // Six lanes in which each call is ended by its name, and four where kills are for whatever runs.
-        lanes = (0..<10).map { Lane(killsByName: $0 < 6) }
+        // In three lanes of five each call is ended by its name, and in the others kills are for whatever runs.
+        lanes = (0..<(Surroundings.isEmulated ? 4 : 10)).map { Lane(killsByName: $0 % 5 < 3) }
     }
 
     func rage() async throws -> Tally {
-        let killers = (0..<8).map { _ in Task { await onThread { self.kill() } } }
+        let killers = (0..<(Surroundings.isEmulated ? 2 : 8)).map { _ in Task { await onThread { self.kill() } } }
         let others = [Task { await onThread { self.stop() } }, Task { await onThread { self.stopSet() } }]
         let debugger = Task { await onThread { self.interrupt() } }
         let puller = Task { await self.pull() }

@@ -193,6 +193,13 @@ final class RunLoop {
         if let reason { throw cause(of: nil, reason) }
     }
 
+    /// What a call ends with whose arguments could not be passed: whoever was told before that it would end was told the
+    /// truth.
+    func refusal(of function: UInt64, for error: any Error) -> any Error {
+        calledFunction = function
+        return interruptHandle.decide().map { interrupted($0, underlyingError: error) } ?? error
+    }
+
     /// Calls a guest function from inside a host call: it runs on the guest's stack above the import's caller.
     ///
     /// - Throws: as ``run(function:arguments:)``. Once guest code has been left half way, the guest is not entered
@@ -204,6 +211,8 @@ final class RunLoop {
         defer {
             depth -= 1
             (currentImport, arenaPosition) = outer
+            // The host function goes on, maybe for long.
+            interruptHandle.wakeSleepers()
         }
         machine.mailbox.setCommand(.callFunction)
         give(function, arguments)
@@ -270,7 +279,7 @@ final class RunLoop {
             do throws(Errno) {
                 exit = try machine.virtualCPU.run()
             } catch {
-                _ = interruptHandle.leave(settling: settles)
+                _ = interruptHandle.leave(settling: !isNested)
                 throw SandboxError(.systemCallFailed, "KVM_RUN failed in the guest.", underlyingError: error)
             }
             switch exit {
@@ -296,7 +305,8 @@ final class RunLoop {
                 interruptHandle.wakeSleepers()
                 if !before.has(CallState.requests) { interruptHandle.countSpuriousKick() }
             default:
-                _ = interruptHandle.leave(settling: settles)
+                // The first of several functions ends the call too when it faults.
+                _ = interruptHandle.leave(settling: !isNested)
                 throw misbehaviour(exit)
             }
         }

@@ -77,6 +77,8 @@ extension LinuxInterruptHandle {
             guard counts.internal != nil else { throw .internalStop }
             counts.internal = nil
         }
+        // Also where an external stop goes on: a kill that this one held back overrides that.
+        wakeIfWaiting()
     }
 
     /// Begins a stop from inside a host call.

@@ -11,11 +11,11 @@
 /// cancelled when the call shall end; the sandbox's thread waits for it meanwhile.
 ///
 /// Parameters arrive by the C convention (see ``GuestValue``); what the closure throws ends the guest call and reaches
-/// its caller unchanged, unless the call was to end for another reason before. Text and bytes that it returns lie in
-/// the argument arena, and stay valid in the guest until its next host call.
+/// its caller unchanged, unless the call was to end for another reason before. Text and bytes that it returns lie in the
+/// argument arena, and stay valid in the guest until its next host call.
 ///
-/// A host function calls back into the guest through its ``HostCallContext``. A call of the ``Sandbox`` itself would
-/// wait for its own end, and throws ``SandboxError/Code/reentrantCall``, also from the tasks a host function starts.
+/// A host function calls back into the guest through its ``HostCallContext``. A call of the ``Sandbox`` itself would wait
+/// for its own end, and throws ``SandboxError/Code/reentrantCall``, also from the tasks a host function starts.
 public struct HostFunction: Sendable {
     /// Stores what an asynchronous host function has returned, on the sandbox's thread.
     typealias Completion = @Sendable (inout GuestValueWriter) throws -> Void
@@ -109,7 +109,7 @@ public struct HostFunction: Sendable {
     }
 
     // The asynchronous ones are @concurrent, which is where they run. Without that a client whose closures are
-    // nonisolated(nonsending) by default crashes its compiler (Swift 6.3.1): packs and the implicit isolation parameter.
+    // nonisolated(nonsending) by default crashes its compiler (Swift 6.3.1): packs and an implicit isolation.
 
     /// Makes an asynchronous host function that returns a value.
     ///
@@ -186,10 +186,6 @@ public struct HostFunction: Sendable {
             }
         }
     }
-
-    // `@concurrent` above is where these closures run anyway. Without it they would run in the caller's isolation, for
-    // which Swift 6.3 passes a hidden parameter that it mixes up with a leading parameter pack: the compiler crashes,
-    // or the program does.
 
     /// Takes one argument; what is wrong with it is the guest's fault, not the host function's.
     private static func argument<Value: GuestValue>(

@@ -4,20 +4,37 @@ import Glibc
 struct Resources: CustomStringConvertible {
     var descriptors = Self.entries(of: "/proc/self/fd")
     var threads = Self.entries(of: "/proc/self/task")
+    /// Those that sandboxes have begun.
+    var sandboxThreads = Self.sandboxThreads()
     var mappings = Self.lines(of: "/proc/self/maps").count
     var residentKibibytes = Self.residentKibibytes()
 
     var description: String {
-        "\(descriptors) descriptors, \(threads) threads, \(mappings) mappings, \(residentKibibytes) KiB resident"
+        """
+        \(descriptors) descriptors, \(threads) threads (\(sandboxThreads) of sandboxes), \(mappings) mappings, \
+        \(residentKibibytes) KiB resident
+        """
     }
 
-    private static func entries(of folder: String) -> Int {
-        // The stream is this function's until it is closed.
-        guard let stream = unsafe opendir(folder) else { return 0 }
+    private static func entries(of folder: String) -> Int { names(in: folder).count }
+
+    private static func names(in folder: String) -> [String] {
+        // The stream is this function's until it is closed, and an entry good until the next one is read.
+        guard let stream = unsafe opendir(folder) else { return [] }
         defer { unsafe closedir(stream) }
-        var count = 0
-        while unsafe readdir(stream) != nil { count += 1 }
-        return count
+        var names: [String] = []
+        while let entry = unsafe readdir(stream) {
+            unsafe withUnsafePointer(to: &entry.pointee.d_name) { name in
+                unsafe name.withMemoryRebound(to: CChar.self, capacity: 256) {
+                    unsafe names.append(String(cString: $0))
+                }
+            }
+        }
+        return names
+    }
+
+    private static func sandboxThreads() -> Int {
+        names(in: "/proc/self/task").count { lines(of: "/proc/self/task/\($0)/comm").first == "microvm-vcpu" }
     }
 
     private static func lines(of path: String) -> [Substring] {
@@ -40,10 +57,10 @@ struct Resources: CustomStringConvertible {
     }
 
     /// Threads end a moment after their sandbox: waits for them, but not for ever.
-    static func settled(_ limit: Resources) async -> Resources {
+    static func settled(_ isSettled: (Resources) -> Bool) async -> Resources {
         for _ in 0..<5000 {
             let now = Resources()
-            if now.isWithin(limit) { return now }
+            if isSettled(now) { return now }
             try? await Task.sleep(for: .milliseconds(2))
         }
         return Resources()

@@ -6,10 +6,13 @@ enum Surroundings {
     static let isEmulated = isSet("MICROVM_EMULATED")
     /// Built with a sanitizer, as whoever runs the tests says: the code itself cannot tell.
     static let isSanitized = isSet("MICROVM_SANITIZED")
+    /// Whether the tests that load the machine have it for themselves and shall do all they can (see scripts/test).
+    /// Otherwise they do a little of it, so as not to keep all the other tests from getting on.
+    static let isStress = isSet("MICROVM_STRESS")
 
-    /// So many repetitions, or fewer where each takes much longer.
+    /// So many repetitions, or fewer where each takes much longer or there is not the time.
     static func scaled(_ count: Int) -> Int {
-        isEmulated ? max(2, count / 20) : isSanitized ? max(2, count / 5) : count
+        isEmulated || !isStress ? max(2, count / 20) : isSanitized ? max(2, count / 5) : count
     }
 
     private static func isSet(_ name: String) -> Bool {
