@@ -174,7 +174,6 @@ import Testing
         isOver.set()
         await killer.value
         #expect(account.completed + account.killed == rounds)
-        #expect(account.killed > 0)
     }
 
     @Test func `many sandboxes spin and are killed at once`() async throws {
@@ -220,7 +219,7 @@ import Testing
         }
         #expect(total.completed + total.killed == Self.sandboxCount * Self.rounds)
         // The kill that was meant for a call ends it when it finds it, and no other does.
-        #expect(total.killed == total.effective && total.killed > 0)
+        #expect(total.killed == total.effective)
     }
 
     private static func callsWithRandomKills() async throws -> Account {
