@@ -193,8 +193,8 @@ final class RunLoop {
         if let reason { throw cause(of: nil, reason) }
     }
 
-    /// What a call ends with whose arguments could not be passed: whoever was told before that it would end was told the
-    /// truth.
+    /// What a call ends with whose arguments could not be passed: whoever was told before that it would end was told
+    /// the truth.
     func refusal(of function: UInt64, for error: any Error) -> any Error {
         calledFunction = function
         return interruptHandle.decide().map { interrupted($0, underlyingError: error) } ?? error

@@ -11,11 +11,11 @@
 /// cancelled when the call shall end; the sandbox's thread waits for it meanwhile.
 ///
 /// Parameters arrive by the C convention (see ``GuestValue``); what the closure throws ends the guest call and reaches
-/// its caller unchanged, unless the call was to end for another reason before. Text and bytes that it returns lie in the
-/// argument arena, and stay valid in the guest until its next host call.
+/// its caller unchanged, unless the call was to end for another reason before. Text and bytes that it returns lie in
+/// the argument arena, and stay valid in the guest until its next host call.
 ///
-/// A host function calls back into the guest through its ``HostCallContext``. A call of the ``Sandbox`` itself would wait
-/// for its own end, and throws ``SandboxError/Code/reentrantCall``, also from the tasks a host function starts.
+/// A host function calls back into the guest through its ``HostCallContext``. A call of the ``Sandbox`` itself would
+/// wait for its own end, and throws ``SandboxError/Code/reentrantCall``, also from the tasks a host function starts.
 public struct HostFunction: Sendable {
     /// Stores what an asynchronous host function has returned, on the sandbox's thread.
     typealias Completion = @Sendable (inout GuestValueWriter) throws -> Void
