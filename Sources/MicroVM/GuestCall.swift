@@ -54,7 +54,8 @@ public struct GuestCall<Result: Sendable>: Sendable {
         }
     }
 
-    /// What the call has cost, once it is over; nothing when it never began. Awaits its end, and leaves it alone when
+    /// What the call has cost, once it is over; nothing when the sandbox refused it because it was closed, poisoned or
+    /// busy. A call that was killed before its turn has cost no exits. Awaits the call's end, and leaves it alone when
     /// the awaiting task is cancelled.
     public var statistics: CallStatistics? {
         get async {

@@ -58,8 +58,8 @@ struct InterruptionTests {
             usleep(500_000)
             for child in children where !child.isMicroVM { kill(child, SIGKILL) }
         }
+        // Had the signal done nothing, the end of the input would have ended the command, with 0.
         #expect(run.status == 130)
-        #expect(run.duration < .seconds(4))
     }
 
     @Test(.requiresKVM)

@@ -13,9 +13,11 @@ import Synchronization
 @safe public final class LinuxInterruptHandle: Sendable {
     /// What ``kill()`` found and did.
     public enum KillOutcome: Sendable, Hashable {
-        /// The guest was running and has left, and its call ends as killed.
+        /// The guest was running and has left, and its call ends: as killed, unless it was to end for another reason
+        /// already, or had just faulted.
         case signalled
-        /// A call is under way but the guest is not running: it ends before the guest is entered again.
+        /// A call is under way but the guest is not running: it ends before the guest is entered again, as killed
+        /// unless it was to end for another reason already.
         case pending
         /// No call was under way, or the one that was is just returning; no later one is affected.
         case notRunning
