@@ -38,6 +38,10 @@ shim_supervisor_code_end:
     .hidden shim_trampoline_return, shim_trampoline_host_call
     .globl shim_trampoline_thread_local_address, shim_trampoline_stack_top
     .hidden shim_trampoline_thread_local_address, shim_trampoline_stack_top
+    .globl shim_trampoline_reset, shim_trampoline_reset_legacy, shim_trampoline_save, shim_trampoline_save_legacy
+    .hidden shim_trampoline_reset, shim_trampoline_reset_legacy, shim_trampoline_save, shim_trampoline_save_legacy
+    .globl shim_trampoline_load, shim_trampoline_load_legacy
+    .hidden shim_trampoline_load, shim_trampoline_load_legacy
 shim_trampoline:
     // A top-level guest call. A fresh stack, and the control state the ABI promises a function at its entry
     // (AMD64 ABI 3.2.1 and 3.4.1), whatever the call before it left behind. It is the host that gives the mailbox
@@ -143,11 +147,64 @@ shim_trampoline_thread_local_address:
     addq 8(%rdi), %rax
     ret
 
+// Where the host lets a restored guest begin: every component of the extended state becomes what it is after a reset.
+// Nothing a guest can do keeps that from happening: it cannot write this page, the host sets the instruction pointer
+// and the flags, and all that decides what xrstor does (CR0, CR4, XCR0) is out of ring 3's reach. All components are
+// asked for, because the guest may have more than the host was told (Intel SDM volume 1, 13.8).
+    .balign 16
+shim_trampoline_reset:
+    movl $-1, %eax
+    movl $-1, %edx
+    xrstor64 initial_state(%rip)
+    xorl %eax, %eax
+    xorl %edx, %edx
+    jmp shim_trampoline
+
+// The same on a processor without XSAVE, which then has no more than x87 and SSE.
+    .balign 16
+shim_trampoline_reset_legacy:
+    fxrstor64 initial_state(%rip)
+    jmp shim_trampoline
+
+// The extended state of a call that is held, to memory and back. The host has kept the registers these use.
+    .balign 16
+shim_trampoline_save:
+    movl $-1, %eax
+    movl $-1, %edx
+    xsave64 SHIM_VECTOR_STATE
+    outb %al, $SHIM_PORT_RETURN
+    ud2
+    .balign 16
+shim_trampoline_save_legacy:
+    fxsave64 SHIM_VECTOR_STATE
+    outb %al, $SHIM_PORT_RETURN
+    ud2
+    .balign 16
+shim_trampoline_load:
+    movl $-1, %eax
+    movl $-1, %edx
+    xrstor64 SHIM_VECTOR_STATE
+    outb %al, $SHIM_PORT_RETURN
+    ud2
+    .balign 16
+shim_trampoline_load_legacy:
+    fxrstor64 SHIM_VECTOR_STATE
+    outb %al, $SHIM_PORT_RETURN
+    ud2
+
     .balign 8
 shim_trampoline_stack_top:
     .quad 0                                     // the loader's
 default_mxcsr:
     .long 0x1f80
+// The area of xrstor and fxrstor (Intel SDM volume 1, 13.4): no component is in it, so that all are initial; the
+// control word is for fxrstor, MXCSR for both.
+    .balign 64
+initial_state:
+    .word 0x037f
+    .skip 22
+    .long 0x1f80
+    .skip 548
     .balign 16
 shim_trampoline_end:
 

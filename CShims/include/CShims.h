@@ -19,6 +19,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/kvm.h>
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <string.h>
@@ -211,6 +212,7 @@ static inline struct kvm_sync_regs *_Nonnull shim_kvm_shared(struct kvm_run *_No
 
 #include "guest_layout.h"
 #include "interrupt.h"
+#include "memory.h"
 
 // supervisor.S: the code that is copied into every guest. Swift imports functions that return an address, but no array
 // whose length is not known.
@@ -218,6 +220,9 @@ extern const uint8_t shim_supervisor_code[], shim_supervisor_code_end[];
 extern const uint8_t shim_trampoline[], shim_trampoline_end[];
 extern const uint8_t shim_trampoline_return[], shim_trampoline_host_call[];
 extern const uint8_t shim_trampoline_thread_local_address[], shim_trampoline_stack_top[];
+extern const uint8_t shim_trampoline_reset[], shim_trampoline_reset_legacy[];
+extern const uint8_t shim_trampoline_save[], shim_trampoline_save_legacy[];
+extern const uint8_t shim_trampoline_load[], shim_trampoline_load_legacy[];
 
 // A stretch of such code.
 struct shim_code {
@@ -238,6 +243,15 @@ static inline uint64_t shim_return_offset(void) { return (uint64_t)(shim_trampol
 static inline uint64_t shim_host_call_offset(void) { return (uint64_t)(shim_trampoline_host_call - shim_trampoline); }
 static inline uint64_t shim_thread_local_address_offset(void) {
     return (uint64_t)(shim_trampoline_thread_local_address - shim_trampoline);
+}
+static inline uint64_t shim_reset_offset(bool legacy) {
+    return (uint64_t)((legacy ? shim_trampoline_reset_legacy : shim_trampoline_reset) - shim_trampoline);
+}
+static inline uint64_t shim_save_offset(bool legacy) {
+    return (uint64_t)((legacy ? shim_trampoline_save_legacy : shim_trampoline_save) - shim_trampoline);
+}
+static inline uint64_t shim_load_offset(bool legacy) {
+    return (uint64_t)((legacy ? shim_trampoline_load_legacy : shim_trampoline_load) - shim_trampoline);
 }
 static inline uint64_t shim_stack_top_offset(void) { return (uint64_t)(shim_trampoline_stack_top - shim_trampoline); }
 

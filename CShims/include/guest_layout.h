@@ -7,6 +7,8 @@
 #define SHIM_SUPERVISOR_TABLES 0x11000 // ring 0, read: GDT, IDT, TSS
 #define SHIM_EXCEPTION_STACK 0x13000   // ring 0, write: one page, unmapped neighbours
 #define SHIM_DOUBLE_FAULT_STACK 0x15000
+#define SHIM_VECTOR_STATE 0x18000 // ring 3, write: where xsave puts the extended state of a call that is held
+#define SHIM_VECTOR_STATE_SIZE 0x4000
 #define SHIM_TRAMPOLINE 0x20000 // ring 3, execute
 #define SHIM_MAILBOX 0x21000    // ring 3, write
 #define SHIM_THUNKS 0x22000     // ring 3, execute: one thunk of SHIM_THUNK_SIZE bytes an import

@@ -22,7 +22,7 @@ public struct HostSupport: Sendable, Hashable {
     ///   ``SandboxError/Code/systemCallFailed``.
     public init() throws(SandboxError) {
         let hypervisor = try Hypervisor.shared()
-        portPermission = try hypervisor.portPermission()
+        portPermission = try hypervisor.platform().portPermission
         hasAVX = hypervisor.features.hasAVX
         sharesRegisters = hypervisor.sharesRegisters
     }

@@ -41,51 +41,97 @@ public actor Sandbox {
         configuration: SandboxConfiguration = SandboxConfiguration(),
         beforeInitializers: ((LinuxInterruptHandle) -> Void)? = nil
     ) async throws {
-        try self.init(module, hostFunctions, try configuration.validated())
+        let configuration = try configuration.validated()
+        let imports = try Self.resolve(module.imports, hostFunctions)
+        let image = try module.image(configuration, imports: imports.map(\.target))
+        try self.init(module, image, image.memory, imports, suspendedCall: nil, configuration)
+        let memory = try openRunLoopBeforeUse.machine.memory
+        // The stack protector's canary, whose lowest byte is zero so that a string function cannot copy it.
+        memory.storeWord(UInt64.random(in: 0...(.max)) << 8, at: memory.addressSpace.threadPointer + 0x28)
         beforeInitializers?(interruptHandle)
         if !module.initializers.isEmpty { try await runInitializers() }
+    }
+
+    /// Makes a sandbox that is what another one was when a snapshot of it was taken. No guest code runs.
+    ///
+    /// - Parameters:
+    ///   - snapshot: it may be used by any number of sandboxes.
+    ///   - hostFunctions: what the module's imports stand for here.
+    ///   - configuration: limits and output; that of the snapshot's sandbox unless given. Its memory sizes must be the
+    ///     same.
+    /// - Throws: ``SandboxError``: `.missingImports`, `.incompatibleSnapshot`, `.invalidConfiguration`,
+    ///   `.kvmUnavailable`, `.systemCallFailed`; `.invalidSnapshot` where the snapshot's file has been truncated.
+    public nonisolated init(
+        from snapshot: Snapshot,
+        hostFunctions: [HostFunction] = [],
+        configuration: SandboxConfiguration? = nil
+    ) async throws {
+        try self.init(from: snapshot, hostFunctions, configuration)
+    }
+
+    private init(
+        from snapshot: Snapshot,
+        _ hostFunctions: [HostFunction],
+        _ configuration: SandboxConfiguration?
+    ) throws(SandboxError) {
+        let configuration = try configuration?.validated() ?? snapshot.configuration
+        let module = snapshot.module
+        let imports = try Self.resolve(module.imports, hostFunctions)
+        guard imports.map({ $0.target == .absent }) == snapshot.image.absentImports,
+            module.addressSpaceSizes(configuration) == snapshot.image.addressSpace.sizes
+        else {
+            throw SandboxError(
+                .incompatibleSnapshot,
+                "The snapshot is of a sandbox with other memory sizes, or another set of host functions."
+            )
+        }
+        try self.init(
+            module,
+            snapshot.image,
+            snapshot.memory,
+            imports,
+            suspendedCall: snapshot.suspendedCall,
+            configuration
+        )
     }
 
     /// Makes everything on the calling thread: only the guest itself needs its own.
     private init(
         _ module: GuestModule,
-        _ hostFunctions: [HostFunction],
+        _ image: GuestImage,
+        _ contents: MemoryImage,
+        _ imports: [RunLoop.Import],
+        suspendedCall: SuspendedCall?,
         _ configuration: SandboxConfiguration
     ) throws(SandboxError) {
-        let imports = try Self.resolve(module.imports, hostFunctions)
         let hypervisor = try Hypervisor.shared()
-        let portPermission = try hypervisor.portPermission()
-        let addressSpace = try AddressSpace(module.addressSpaceSizes(configuration))
+        let platform = try hypervisor.platform()
         let signal = try InterruptSignal(offset: configuration.interruptSignalOffset)
         self.module = module
         let interruptHandle = LinuxInterruptHandle(signal: signal.number, retryDelay: configuration.interruptRetryDelay)
-        let machine = try GuestMachine(
-            hypervisor,
-            addressSpace: addressSpace,
-            importCount: imports.count,
-            portPermission: portPermission
-        )
-        module.load(
-            into: machine.memory,
-            importAddresses: imports.indices.map { index in
-                switch imports[index] {
-                case .absent: 0
-                case .threadLocalAddress: Trampoline.threadLocalAddress
-                case .hostFunction, .library: Trampoline.thunk(index)
-                }
-            }
-        )
+        let memory = try GuestMemory(addressSpace: image.addressSpace, image: contents)
+        let machine = try GuestMachine(hypervisor, memory: memory, platform: platform)
         // Last, so that it is just waking up when the first call arrives.
         let thread = try VirtualCPUThread.start(interruptHandle, signal: signal.number)
         reference = RunLoopReference(thread: thread, interruptHandle: interruptHandle)
         reference.value = RunLoop(
             machine: machine,
             module: module,
+            image: image,
             imports: imports,
+            suspendedCall: suspendedCall,
             configuration: configuration,
             reference: reference
         )
         configuration.sandboxSet?.insert(self)
+    }
+
+    /// The run loop of a sandbox that nobody else has yet.
+    private nonisolated var openRunLoopBeforeUse: RunLoop {
+        get throws(SandboxError) {
+            guard let runLoop = reference.value else { throw SandboxError(.closed, "This sandbox has been closed.") }
+            return runLoop
+        }
     }
 
     private func runInitializers() async throws {
@@ -326,7 +372,7 @@ public actor Sandbox {
 
     /// Ends the call when the task that makes it is cancelled. The handler cannot outlive the operation, so it never
     /// hits a later call.
-    private func withCallCancellation(_ operation: () throws -> Void) async throws {
+    func withCallCancellation(_ operation: () throws -> Void) async throws {
         try await withTaskCancellationHandler {
             // Only a closure that captures the actor is isolated to it; another would run in the cooperative pool.
             reference.value?.assertOnThread()
@@ -336,7 +382,7 @@ public actor Sandbox {
         }
     }
 
-    private var openRunLoop: RunLoop {
+    var openRunLoop: RunLoop {
         get throws(SandboxError) {
             guard let runLoop = reference.value else { throw SandboxError(.closed, "This sandbox has been closed.") }
             return runLoop

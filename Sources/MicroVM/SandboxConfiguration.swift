@@ -21,6 +21,14 @@ public struct SandboxConfiguration: Sendable {
     /// The bytes of memory the guest may own: its image, stack, argument arena and heap together. Reserved at once,
     /// used as it is touched. At most 64 GiB; 64 MiB unless set.
     public var memoryLimit: UInt64 = 64 << 20
+    /// How many bytes of ``memoryLimit`` the guest has to begin with; all of them unless set. The rest is at the heap's
+    /// end: the guest gets it by `microvm_heap_grow`, the host by ``Sandbox/growHeap(by:)``, and until then an access
+    /// there is a fault. A restore takes away what has grown since the snapshot.
+    public var initialMemorySize: UInt64?
+    /// How many bytes of written pages a restore leaves in memory, each copied back from the snapshot; pages beyond
+    /// that are dropped, and come anew when they are touched. 16 MiB unless set. To copy a page costs a tenth of a
+    /// microsecond or so at each restore, to drop it several microseconds at its next use.
+    public var residentMemoryAfterRestore: UInt64 = 16 << 20
     /// The bytes of the guest's stack, 4096 at least, rounded up to whole pages; 1 MiB unless set.
     public var stackSize: UInt64 = 1 << 20
     /// The bytes that the strings and byte arrays of one call, and a host function's result, may take together: 4096 at

@@ -9,6 +9,7 @@ public struct SandboxError: Error, Sendable {
             case kvmUnavailable, systemCallFailed, invalidModule, invalidConfiguration, missingImports
             case unknownExport, invalidArgument, argumentTooLarge, invalidResult, invalidPointer
             case poisoned, closed, busy, reentrantCall, callTooDeep, contextExpired
+            case incompatibleSnapshot, invalidSnapshot, outOfMemory
             case killed, timeLimitExceeded, cpuTimeLimitExceeded, taskCancelled, guestFault
         }
 
@@ -39,11 +40,13 @@ public struct SandboxError: Error, Sendable {
         public static let invalidResult = Code(.invalidResult)
         /// A host function used an address that the guest does not own, or may not use that way.
         public static let invalidPointer = Code(.invalidPointer)
-        /// An earlier call was killed or faulted half way, so the guest's memory may be inconsistent.
+        /// An earlier call was killed or faulted half way, so the guest's memory may be inconsistent; a restore heals
+        /// it.
         public static let poisoned = Code(.poisoned)
         /// The sandbox has been closed.
         public static let closed = Code(.closed)
-        /// A guest call was begun while another one of the same sandbox is still under way.
+        /// A guest call was begun while another one of the same sandbox is still under way, or something that must not
+        /// come in between.
         public static let busy = Code(.busy)
         /// A host function called the sandbox that is waiting for it, instead of its ``HostCallContext``: it would have
         /// waited for itself for ever.
@@ -52,6 +55,12 @@ public struct SandboxError: Error, Sendable {
         public static let callTooDeep = Code(.callTooDeep)
         /// A ``HostCallContext`` was used after its host call, or on another thread than it may be.
         public static let contextExpired = Code(.contextExpired)
+        /// A snapshot is of another module, of other memory sizes or of other host functions.
+        public static let incompatibleSnapshot = Code(.incompatibleSnapshot)
+        /// A file is no snapshot, is not whole, or was made for another processor.
+        public static let invalidSnapshot = Code(.invalidSnapshot)
+        /// The guest's memory cannot grow any more.
+        public static let outOfMemory = Code(.outOfMemory)
         /// The call was ended by ``LinuxInterruptHandle/kill()`` or ``KillSwitch/terminate()``.
         public static let killed = Code(.killed)
         /// The call was ended because its time limit had passed.

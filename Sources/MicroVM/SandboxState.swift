@@ -29,7 +29,7 @@ extension RunLoop {
     func state() throws(SandboxError) -> SandboxState {
         do throws(Errno) {
             let registers = GuestRegisters(try completedRegisters())
-            let special = try machine.virtualCPU.specialRegisters()
+            let special = try machine.specialRegisters()
             let place = guestCodeAddress(registers)
             return SandboxState(
                 isInCall: isInCall,
@@ -59,6 +59,13 @@ extension Sandbox {
     /// - Throws: ``SandboxError/Code/closed``, ``SandboxError/Code/systemCallFailed``;
     ///   ``SandboxError/Code/reentrantCall`` from a host function of the same sandbox.
     public nonisolated func pullFullState() async throws(SandboxError) -> SandboxState {
+        try await observe { runLoop throws(SandboxError) in try runLoop.state() }
+    }
+
+    /// Does something on the sandbox's thread while it is stopped, between two calls or while one is held.
+    nonisolated func observe<Result: Sendable>(
+        _ body: @escaping @Sendable (RunLoop) throws(SandboxError) -> Result
+    ) async throws(SandboxError) -> Result {
         let reference = reference
         try HostCallChain.check(reference)
         do throws(StopError) {
@@ -70,11 +77,11 @@ extension Sandbox {
         let result = await withCheckedContinuation { continuation in
             reference.thread.addInterlude(.observation) {
                 continuation.resume(
-                    returning: Result<SandboxState, SandboxError> { () throws(SandboxError) in
+                    returning: Swift.Result<Result, SandboxError> { () throws(SandboxError) in
                         guard let runLoop = reference.value else {
                             throw SandboxError(.closed, "This sandbox has been closed.")
                         }
-                        return try runLoop.state()
+                        return try body(runLoop)
                     }
                 )
             }

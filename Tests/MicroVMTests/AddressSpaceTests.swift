@@ -182,11 +182,18 @@ import Testing
         return nil
     }
 
+    private static func memoryWithTables(_ layout: AddressSpace) throws -> GuestMemory {
+        // All of it accessible, the tables behind the heap too.
+        let image = MemoryImage(pages: PageMap(memorySize: layout.size), heapEnd: layout.size)
+        let memory = try GuestMemory(addressSpace: layout, image: image)
+        PageTables.write(for: layout, into: unsafe ImageWriter(memory: memory.bytes))
+        return memory
+    }
+
     @Test(arguments: layouts.map(\.name))
     func `the page tables say what the regions say, page by page`(_ name: String) throws {
         let layout = try Self.layout(name)
-        let memory = try GuestMemory(addressSpace: layout)
-        PageTables.write(for: layout, into: memory)
+        let memory = try Self.memoryWithTables(layout)
         // All pages of small memories; of large ones those around each border, and a sample.
         var addresses: Set<UInt64> = []
         if layout.size < 32 << 20 {
@@ -231,8 +238,7 @@ import Testing
     @Test(arguments: layouts.map(\.name))
     func `the tables take the pages that were set aside for them, and no others`(_ name: String) throws {
         let layout = try Self.layout(name)
-        let memory = try GuestMemory(addressSpace: layout)
-        PageTables.write(for: layout, into: memory)
+        let memory = try Self.memoryWithTables(layout)
         var pages = 0
         for page in stride(from: layout.pageTables.lowerBound, to: layout.pageTables.upperBound, by: 4096) {
             let isUsed = stride(from: page, to: page + 4096, by: 8).contains { memory.loadWord(at: $0) != 0 }

@@ -145,8 +145,25 @@ static struct chunk *take_from_bins(size_t size) {
     return NULL;
 }
 
+/* Whether there are so many bytes above the last chunk, or the host lets the heap grow by what is missing. */
+static bool has_room(size_t size) {
+    size_t left = (size_t)(heap.end - heap.top);
+    if (left >= size)
+        return true;
+    size_t page = 4096, step = 64 * 1024;
+    size_t missing = (size - left + page - 1) & ~(page - 1);
+    size_t more = (missing + step - 1) & ~(step - 1); /* not a host call for each page */
+    uint8_t *end = microvm_heap_grow(more);
+    if (!end)
+        end = microvm_heap_grow(more = missing);
+    if (!end)
+        return false;
+    heap.end = end + more; /* the host may have let it grow before, too */
+    return true;
+}
+
 static struct chunk *take_from_top(size_t size) {
-    if ((size_t)(heap.end - heap.top) < size)
+    if (!has_room(size))
         return NULL;
     struct chunk *chunk = (struct chunk *)heap.top;
     chunk->previous = heap.last;
@@ -216,7 +233,7 @@ static bool grow(struct chunk *chunk, size_t needed) {
     size_t more = needed - size_of(chunk);
     struct chunk *above = chunk_above(chunk);
     if ((uint8_t *)above == heap.top) {
-        if ((size_t)(heap.end - heap.top) < more)
+        if (!has_room(more))
             return false;
         heap.top += more;
         heap.last = needed;

@@ -77,8 +77,12 @@ uint64_t microvm_clock(int clock);
 void microvm_random(void *bytes, size_t length);
 
 /* The heap: page-aligned, readable and writable memory that reads as zero until it is written. The same answer at
- * every call. The allocator below takes all of it, so use one or the other. */
+ * every call, but that it can grow. The allocator below takes all of it, so use one or the other. */
 struct microvm_span microvm_heap(void);
+
+/* Lets the heap grow at its end by so many bytes, rounded up to whole pages of 4096, as far as the host's limit for the
+ * memory permits. Returns the end the heap had before, or null when it cannot grow by that much. */
+void *microvm_heap_grow(size_t length);
 
 /* MARK: The runtime: memory and strings, as in the C standard */
 

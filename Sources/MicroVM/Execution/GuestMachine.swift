@@ -11,30 +11,50 @@ final class GuestMachine {
     private let virtualMachine: VirtualMachine
     let memory: GuestMemory
     let mailbox: Mailbox
-    private let sharesRegisters: Bool
+    private let hypervisor: Hypervisor
+    /// What the registers are when a call begins in a guest that has never run.
+    private let initialRegisters: Registers
+    private let initialSpecialRegisters: SpecialRegisters
+    private let extendedState: Trampoline.ExtendedState
 
-    /// Makes the machine: supervisor pages, trampoline, thunks and page tables are in place, the registers are those of
-    /// the trampoline's entry, and all the rest of the memory is zero.
+    /// Makes the machine around a memory that has the library's pages in it; the registers are those of `entry`.
     init(
         _ hypervisor: Hypervisor,
-        addressSpace: AddressSpace,
-        importCount: Int,
-        portPermission: HostSupport.PortPermission,
+        memory: GuestMemory,
+        platform: Hypervisor.Platform,
         entry: UInt64 = Trampoline.entry
     ) throws(SandboxError) {
-        sharesRegisters = hypervisor.sharesRegisters
-        memory = try GuestMemory(addressSpace: addressSpace)
+        self.hypervisor = hypervisor
+        self.memory = memory
         mailbox = Mailbox(in: memory)
-        Supervisor.install(in: memory)
-        Trampoline.install(in: memory, importCount: importCount)
-        PageTables.write(for: addressSpace, into: memory)
+        extendedState = platform.extendedState
+        let addressSpace = memory.addressSpace
+        var general = Registers()
+        general.rip = entry
+        general.rsp = addressSpace.stack.upperBound
+        general.rflags = platform.portPermission.flags
+        initialRegisters = general
         do throws(Errno) {
             virtualMachine = try hypervisor.kvm.createVirtualMachine()
             unsafe try virtualMachine.setMemory(slot: 0, guestPhysicalAddress: 0, memory: memory.bytes)
             virtualCPU = try virtualMachine.createVirtualCPU(mappingSize: hypervisor.virtualCPUMappingSize)
             try virtualCPU.setCPUID(hypervisor.features.entries)
-            let flags = portPermission.flags
-            try Self.setRegisters(of: virtualCPU, hypervisor, addressSpace: addressSpace, entry: entry, flags: flags)
+            var special = try hypervisor.initialSpecialRegisters(of: virtualCPU)
+            Supervisor.configure(
+                &special,
+                pageTableRoot: addressSpace.pageTables.lowerBound,
+                threadPointer: addressSpace.threadPointer,
+                features: hypervisor.features
+            )
+            initialSpecialRegisters = special
+            if hypervisor.features.hasXSave {
+                // Before CR4.OSXSAVE is set with the other special registers, at the first entry.
+                let state = ExtendedControlRegister(index: 0, value: hypervisor.features.extendedState)
+                try virtualCPU.setExtendedControlRegisters([state])
+            }
+            // From then on every exit leaves the general registers there, for what a system call would cost only once.
+            if hypervisor.sharesRegisters { virtualCPU.validShared = [.registers] }
+            try Self.setRegisters(of: virtualCPU, hypervisor, general, special, nil)
         } catch {
             throw SandboxError(
                 .systemCallFailed,
@@ -44,69 +64,165 @@ final class GuestMachine {
         }
     }
 
+    // MARK: - Registers
+
     private static func setRegisters(
         of virtualCPU: borrowing VirtualCPU,
         _ hypervisor: Hypervisor,
-        addressSpace: AddressSpace,
-        entry: UInt64,
-        flags: UInt64
+        _ general: Registers,
+        _ special: SpecialRegisters,
+        _ events: VirtualCPUEvents?
     ) throws(Errno) {
-        var special = try hypervisor.initialSpecialRegisters(of: virtualCPU)
-        Supervisor.configure(
-            &special,
-            pageTableRoot: addressSpace.pageTables.lowerBound,
-            threadPointer: addressSpace.threadPointer,
-            features: hypervisor.features
-        )
-        var general = Registers()
-        general.rip = entry
-        general.rsp = addressSpace.stack.upperBound
-        general.rflags = flags
-        if hypervisor.features.hasXSave {
-            // Before CR4.OSXSAVE is set with the other special registers, at the first entry.
-            let state = ExtendedControlRegister(index: 0, value: hypervisor.features.extendedState)
-            try virtualCPU.setExtendedControlRegisters([state])
-        }
         if hypervisor.sharesRegisters {
-            // Taken over by the first KVM_RUN, for the price of no system call.
+            // Taken over by the next KVM_RUN, for the price of no system call.
             virtualCPU.sharedRegisters = general
             virtualCPU.sharedSpecialRegisters = special
             virtualCPU.dirtyShared = [.registers, .specialRegisters]
-            // From then on every exit leaves the general registers there, for what a system call would cost only once.
-            virtualCPU.validShared = [.registers]
         } else {
             try virtualCPU.setSpecialRegisters(special)
             try virtualCPU.setRegisters(general)
+        }
+        guard let events else { return }
+        if hypervisor.sharesEvents {
+            virtualCPU.sharedEvents = events
+            virtualCPU.dirtyShared.insert(.events)
+        } else {
+            try virtualCPU.setEvents(events)
         }
     }
 
     /// The general registers as the last exit left them.
     func registers() throws(Errno) -> Registers {
-        sharesRegisters ? virtualCPU.sharedRegisters : try virtualCPU.registers()
+        hypervisor.sharesRegisters ? virtualCPU.sharedRegisters : try virtualCPU.registers()
     }
 
-    /// Runs the trampoline's `out` in ring 3 with the bitmap alone: either it reaches the host, or it takes the
-    /// privilege level.
-    static func probePortPermission(of hypervisor: Hypervisor) throws(SandboxError) -> HostSupport.PortPermission {
-        let page = AddressSpace.pageSize
-        let sizes = AddressSpace.Sizes(importCount: 0, stackSize: page, arenaSize: page, memoryLimit: 3 * page)
-        let machine = try GuestMachine(
-            hypervisor,
-            addressSpace: try AddressSpace(sizes),
-            importCount: 0,
-            portPermission: .bitmap,
-            entry: Trampoline.returnInstruction
-        )
-        while true {
-            do throws(Errno) {
-                switch try machine.virtualCPU.run() {
-                case .ioOut(UInt16(SHIM_PORT_RETURN), _, _, _): return .bitmap
-                case .interrupted: continue
-                default: return .privilegeLevel
-                }
-            } catch {
-                throw SandboxError(.kvmUnavailable, "KVM cannot run a guest in ring 3.", underlyingError: error)
+    /// The segment, table and control registers.
+    func specialRegisters() throws(Errno) -> SpecialRegisters {
+        // Those that have been set and not been taken over yet, or the kernel's.
+        let isSet = virtualCPU.dirtyShared.contains(.specialRegisters)
+        return isSet ? virtualCPU.sharedSpecialRegisters : try virtualCPU.specialRegisters()
+    }
+
+    /// Makes every register what it was before the guest first ran: at the next entry, and but for one case without a
+    /// system call.
+    ///
+    /// General and segment registers with FS and GS base, the flags, and what was about to be delivered (an exception
+    /// that the guest had just caused when it was killed) travel in the page that is shared with the kernel. The
+    /// extended state is reset by the trampoline, where the guest begins, before any of its own code runs.
+    /// Model-specific, control and debug registers are out of ring 3's reach. KVM finishes the instruction of its last
+    /// exit at the next entry only when the instruction pointer is still the same, which it is not: no `out` is where
+    /// the guest begins.
+    ///
+    /// - Parameter isBroken: whether the virtual CPU has shut down or failed, and so may not be as it was otherwise.
+    func reset(isBroken: Bool) throws(Errno) {
+        var general = initialRegisters
+        general.rip = extendedState.reset
+        if isBroken {
+            try virtualCPU.setMultiprocessingState(.runnable)
+            try virtualCPU.setDebugRegisters(DebugRegisters())
+            if hypervisor.features.hasXSave {
+                let state = ExtendedControlRegister(index: 0, value: hypervisor.features.extendedState)
+                try virtualCPU.setExtendedControlRegisters([state])
             }
         }
+        try Self.setRegisters(of: virtualCPU, hypervisor, general, initialSpecialRegisters, VirtualCPUEvents())
+    }
+
+    // MARK: - The state of a call that is held
+
+    /// All that a virtual CPU knows of a call it is in the middle of.
+    struct CallRegisters: Sendable {
+        var general: Registers
+        var special: SpecialRegisters
+        var events: VirtualCPUEvents
+        /// What XSAVE, or FXSAVE, has stored.
+        var extendedState: [UInt8]
+    }
+
+    /// Reads the registers between two guest instructions, and leaves them as they are.
+    ///
+    /// The extended state is stored by the trampoline: what KVM tells of it is not all that a guest can have on every
+    /// KVM. The page it is stored in is given back its old contents.
+    ///
+    /// - Parameter clearInterrupt: called before each entry, for requests to get out again that nobody is to see here.
+    func callRegisters(clearInterrupt: () -> Void) throws(Errno) -> CallRegisters {
+        let general = try registers()
+        let special = try specialRegisters()
+        let events = try virtualCPU.events()
+        // The library's own pages, inside the memory.
+        let area = unsafe memory.hostBytes(
+            at: AddressSpace.vectorState.lowerBound,
+            count: AddressSpace.vectorState.count
+        )
+        let before = unsafe Array(area)
+        // XSAVE leaves out what is initial, and believes the header.
+        unsafe area.initializeMemory(as: UInt8.self, repeating: 0)
+        try runStub(extendedState.save, clearInterrupt)
+        let state = unsafe Array(area)
+        unsafe area.copyBytes(from: before)
+        let used = state.lastIndex { $0 != 0 }.map { $0 + 1 } ?? 0
+        try Self.setRegisters(of: virtualCPU, hypervisor, general, special, events)
+        return CallRegisters(general: general, special: special, events: events, extendedState: Array(state[..<used]))
+    }
+
+    /// Sets all registers to those of a call, to go on with it at the next entry.
+    func setCallRegisters(_ registers: CallRegisters, clearInterrupt: () -> Void) throws(Errno) {
+        let area = unsafe memory.hostBytes(
+            at: AddressSpace.vectorState.lowerBound,
+            count: AddressSpace.vectorState.count
+        )
+        guard registers.extendedState.count <= area.count else { throw .invalidArgument }
+        let before = unsafe Array(area)
+        unsafe area.initializeMemory(as: UInt8.self, repeating: 0)
+        unsafe area.copyBytes(from: registers.extendedState)
+        try runStub(extendedState.load, clearInterrupt)
+        unsafe area.copyBytes(from: before)
+        try Self.setRegisters(of: virtualCPU, hypervisor, registers.general, registers.special, registers.events)
+    }
+
+    /// Runs a few instructions of the trampoline that end in the port of a return, in a guest that is not to notice.
+    private func runStub(_ address: UInt64, _ clearInterrupt: () -> Void) throws(Errno) {
+        var general = initialRegisters
+        general.rip = address
+        try Self.setRegisters(of: virtualCPU, hypervisor, general, initialSpecialRegisters, VirtualCPUEvents())
+        while true {
+            clearInterrupt()
+            switch try virtualCPU.run() {
+            case .interrupted: continue
+            case .ioOut(UInt16(SHIM_PORT_RETURN), 1, 1, _):
+                try virtualCPU.completePendingIO()
+                return
+            default: throw .notSupported
+            }
+        }
+    }
+
+    // MARK: - Trying KVM out
+
+    /// Runs instructions of the trampoline in ring 3: whether its `out` reaches the host with the bitmap alone, or
+    /// takes the privilege level; and whether there is XSAVE, whatever CPUID says.
+    static func probePlatform(of hypervisor: Hypervisor) throws(SandboxError) -> Hypervisor.Platform {
+        let page = AddressSpace.pageSize
+        let sizes = AddressSpace.Sizes(importCount: 0, stackSize: page, arenaSize: page, memoryLimit: 3 * page)
+        let image = try GuestImage(nil, sizes: sizes, imports: [])
+        func succeeds(_ address: UInt64, _ platform: Hypervisor.Platform) throws(SandboxError) -> Bool {
+            let memory = try GuestMemory(addressSpace: image.addressSpace, image: image.memory)
+            let machine = try GuestMachine(hypervisor, memory: memory, platform: platform, entry: address)
+            while true {
+                do throws(Errno) {
+                    switch try machine.virtualCPU.run() {
+                    case .ioOut(UInt16(SHIM_PORT_RETURN), _, _, _): return true
+                    case .interrupted: continue
+                    default: return false
+                    }
+                } catch {
+                    throw SandboxError(.kvmUnavailable, "KVM cannot run a guest in ring 3.", underlyingError: error)
+                }
+            }
+        }
+        var platform = Hypervisor.Platform(portPermission: .bitmap, extendedState: .legacy)
+        if try !succeeds(Trampoline.returnInstruction, platform) { platform.portPermission = .privilegeLevel }
+        if try succeeds(Trampoline.ExtendedState.xsave.load, platform) { platform.extendedState = .xsave }
+        return platform
     }
 }

@@ -7,7 +7,15 @@ final class Hypervisor: Sendable {
     let features: ProcessorFeatures
     let virtualCPUMappingSize: Int
     let sharesRegisters: Bool
-    private let known = Locked<(portPermission: HostSupport.PortPermission?, registers: SpecialRegisters?)>((nil, nil))
+    /// Whether pending exceptions can be shared too.
+    let sharesEvents: Bool
+    private let known = Locked<(platform: Platform?, registers: SpecialRegisters?)>((nil, nil))
+
+    /// What a guest finds out about this KVM.
+    struct Platform: Sendable {
+        var portPermission: HostSupport.PortPermission
+        var extendedState: Trampoline.ExtendedState
+    }
 
     private static let opened = Locked<Hypervisor?>(nil)
 
@@ -35,7 +43,9 @@ final class Hypervisor: Sendable {
                 "This KVM lacks KVM_CAP_USER_MEMORY or KVM_CAP_IMMEDIATE_EXIT; Linux 4.12 or later has both."
             )
         }
-        sharesRegisters = kvm.check(.syncRegisters) & 0b11 == 0b11
+        let shared = SharedRegisterSet(rawValue: UInt64(kvm.check(.syncRegisters)))
+        sharesRegisters = shared.isSuperset(of: [.registers, .specialRegisters])
+        sharesEvents = sharesRegisters && shared.contains(.events)
         do throws(Errno) {
             virtualCPUMappingSize = try kvm.virtualCPUMappingSize()
             features = ProcessorFeatures(supported: try kvm.supportedCPUID())
@@ -61,12 +71,12 @@ final class Hypervisor: Sendable {
         return SandboxError(.kvmUnavailable, message, underlyingError: error)
     }
 
-    /// How ring 3 gets at the library's ports on this KVM: tried once in a process, with a guest of one instruction.
-    func portPermission() throws(SandboxError) -> HostSupport.PortPermission {
-        if let permission = known.withLock({ $0.portPermission }) { return permission }
-        let permission = try GuestMachine.probePortPermission(of: self)
-        known.withLock { $0.portPermission = permission }
-        return permission
+    /// How ring 3 gets at the library's ports on this KVM, and what it has of the processor: tried once in a process.
+    func platform() throws(SandboxError) -> Platform {
+        if let platform = known.withLock({ $0.platform }) { return platform }
+        let platform = try GuestMachine.probePlatform(of: self)
+        known.withLock { $0.platform = platform }
+        return platform
     }
 
     /// The special registers of a new virtual CPU, which are always the same: read once in a process.

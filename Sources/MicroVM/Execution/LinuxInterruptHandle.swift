@@ -297,6 +297,10 @@ import Synchronization
         shim_interrupt_attach(nil)
     }
 
+    /// Before an entry into the guest that is none of a call's: whoever wants the call to end has left that in the
+    /// word.
+    func clearImmediateExit() { unsafe shim_immediate_exit_clear(target) }
+
     /// A top-level call begins: requests that were made for earlier ones are over. The call's number.
     func beginCall() -> UInt64 {
         // In one step: a kill comes either before it, finds no call and ends none, or after it, and ends this one.

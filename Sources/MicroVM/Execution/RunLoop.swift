@@ -10,11 +10,8 @@ struct CallOptions: Sendable {
     var cpuTimeLimit: Duration?
     /// The call as it was named before it began.
     var pending: PendingCall?
-}
-
-/// What has become of an asynchronous host function.
-private final class HostFunctionOutcome: Sendable {
-    let result = Locked<Result<HostFunction.Completion, any Error>?>(nil)
+    /// Whether it goes on with a call that a snapshot was taken in the middle of.
+    var resumes = false
 }
 
 /// Carries guest calls out: enters the guest, answers its exits, and ends the call one way or the other.
@@ -30,23 +27,36 @@ final class RunLoop {
         case threadLocalAddress
         /// A weak import that nobody provides is a null pointer in the guest, so only a forged call gets here.
         case absent
+
+        /// Where it leads to in the guest.
+        var target: GuestImage.ImportTarget {
+            switch self {
+            case .hostFunction, .library: .thunk
+            case .threadLocalAddress: .threadLocalAddress
+            case .absent: .absent
+            }
+        }
     }
 
     /// How a call ended half way. In words only when somebody asks.
     private enum Poison {
         case call(SandboxError.Code)
         case hostError
+        case restore
 
         var ending: String {
             switch self {
             case .call(let code): code.ending ?? "ended"
             case .hostError: "ended in an error of the host"
+            case .restore: "failed half way"
             }
         }
     }
 
     let machine: GuestMachine
     let module: GuestModule
+    /// The module's image that the memory was made from, or that of the snapshot.
+    let image: GuestImage
     let imports: [Import]
     let configuration: SandboxConfiguration
     let interruptHandle: LinuxInterruptHandle
@@ -61,8 +71,8 @@ final class RunLoop {
     private var isLastFunction = true
     private var callNumber: UInt64 = 0
     private var pendingCall: PendingCall?
-    private(set) var meter = CallMeter()
-    private var timer = LimitTimer(.timeLimit)
+    var meter = CallMeter()
+    var timer = LimitTimer(.timeLimit)
     private var cpuTimer = LimitTimer(.cpuTimeLimit)
     /// Whether guest code has run in this call: if not, ending it leaves nothing half done.
     private var hasEnteredGuest = false
@@ -70,8 +80,16 @@ final class RunLoop {
     private var firstCause: (any Error)?
     /// Whether the last exit was one that KVM completes at the next entry, so that registers must not be read before.
     private var isExitPending = false
-    private var calledFunction: UInt64 = 0
-    private var arenaPosition: UInt64
+    private(set) var calledFunction: UInt64 = 0
+    private(set) var arenaPosition: UInt64
+    /// The call that a snapshot was taken in the middle of, and that nobody has gone on with yet.
+    private(set) var suspendedCall: SuspendedCall?
+    /// Whether the call is being held before its next entry.
+    var isParked = false
+    /// Whether the call is one of the module's initialisers.
+    private(set) var isInitializing = false
+    /// Whether the virtual CPU may not be as an ordinary exit leaves it.
+    private(set) var isMachineBroken = false
     /// The import whose host function is at work.
     private(set) var currentImport: Int?
     /// The host calls that are under way, the innermost last: the numbers that their contexts carry.
@@ -86,12 +104,16 @@ final class RunLoop {
     init(
         machine: GuestMachine,
         module: GuestModule,
+        image: GuestImage,
         imports: [Import],
+        suspendedCall: SuspendedCall?,
         configuration: SandboxConfiguration,
         reference: RunLoopReference
     ) {
         self.machine = machine
         self.module = module
+        self.image = image
+        self.suspendedCall = suspendedCall
         self.imports = imports
         self.configuration = configuration
         self.reference = reference
@@ -122,14 +144,11 @@ final class RunLoop {
                 "A guest call of this sandbox is under way; a host function makes nested ones through its context."
             )
         }
-        if let poison {
-            throw SandboxError(
-                .poisoned,
-                """
-                An earlier call \(poison.ending). The guest's memory may be inconsistent, so this sandbox runs no more \
-                calls; make a new one.
-                """
-            )
+        try checkPoison("so this sandbox runs no more calls until it is restored to a snapshot")
+        guard options.resumes == (suspendedCall != nil) else {
+            throw options.resumes
+                ? SandboxError(.invalidArgument, "There is no call to go on with.")
+                : SandboxError(.busy, "The sandbox is in the middle of a call, to go on with or to restore it from.")
         }
         let timeLimit = options.timeLimit ?? configuration.timeLimit
         let cpuTimeLimit = options.cpuTimeLimit ?? configuration.cpuTimeLimit
@@ -154,6 +173,25 @@ final class RunLoop {
         if let cpuTimeLimit { cpuTimer.arm(interruptHandle, nanoseconds: cpuTimeLimit.nanosecondsClamped) }
         // A cancellation from before this beginning found nothing to end; one from now on does.
         if Task.isCancelled { interruptHandle.cancelForTask() }
+    }
+
+    func checkPoison(_ consequence: String) throws(SandboxError) {
+        guard let poison else { return }
+        let message =
+            "An earlier call or restore \(poison.ending). The guest's memory may be inconsistent, \(consequence)."
+        throw SandboxError(.poisoned, message)
+    }
+
+    /// From here on the sandbox is neither what it was nor what it shall be.
+    func willRestore() { poison = .restore }
+
+    /// The sandbox is what a snapshot is of.
+    func didRestore(_ call: SuspendedCall?) {
+        poison = nil
+        suspendedCall = call
+        isExitPending = false
+        isMachineBroken = false
+        interruptHandle.clearInternalStop()
     }
 
     func endCall() {
@@ -183,6 +221,20 @@ final class RunLoop {
     func run(function: UInt64, arguments: GuestValueWriter) throws {
         calledFunction = function
         give(function, arguments)
+        try runToEnd()
+    }
+
+    /// Goes on with a call whose registers have been set, and whose memory is as it was.
+    func run(suspended call: SuspendedCall) throws {
+        suspendedCall = nil
+        // It was there before, and must not be taken for a sandbox without a call when it ends now.
+        hasEnteredGuest = true
+        calledFunction = call.function
+        arenaPosition = call.arenaPosition
+        try runToEnd()
+    }
+
+    private func runToEnd() throws {
         let reason: CallState.Reason?
         do {
             reason = try runToReturn()
@@ -240,7 +292,11 @@ final class RunLoop {
                 cpuTimeLimit: configuration.initializerCPUTimeLimit
             )
         )
-        defer { endCall() }
+        isInitializing = true
+        defer {
+            isInitializing = false
+            endCall()
+        }
         for (index, address) in addresses.enumerated() {
             var writer = argumentWriter()
             // argc, argv, envp.
@@ -280,6 +336,7 @@ final class RunLoop {
                 exit = try machine.virtualCPU.run()
             } catch {
                 _ = interruptHandle.leave(settling: !isNested)
+                isMachineBroken = true
                 throw SandboxError(.systemCallFailed, "KVM_RUN failed in the guest.", underlyingError: error)
             }
             switch exit {
@@ -325,7 +382,10 @@ final class RunLoop {
     }
 
     private func misbehaviour(_ exit: Exit) -> Misbehaviour {
-        guard case .ioOut(let port, let size, let count, _) = exit else { return unexpectedExit(exit) }
+        guard case .ioOut(let port, let size, let count, _) = exit else {
+            isMachineBroken = true
+            return unexpectedExit(exit)
+        }
         isExitPending = true
         guard size == 1, count == 1 else { return Misbehaviour(.portAccess, port: port) }
         // Where it is expected it has not got here. The other port is a nested call's alone.
@@ -333,69 +393,6 @@ final class RunLoop {
             return Misbehaviour(.invalidHostCall, message: "The guest returned past a host function that is at work.")
         }
         return portFault(port)
-    }
-
-    // MARK: - Waiting inside a call
-
-    /// Holds the call before its next entry while a stop is in force and no kill overrides it.
-    private func park() {
-        interruptHandle.wakeSleepers()
-        let began = MonotonicTime.now
-        let isTimerHeld = !configuration.countsStoppedTime && timer.hold(interruptHandle)
-        interruptHandle.wait { state in
-            // The mailbox holds what the guest is to do next, which a nested call would overwrite.
-            if thread.runInterludes(.observation) { return .again }
-            let isKilled = state.reason != nil && !interruptHandle.isHeldAgainstKills
-            return isKilled || !interruptHandle.isStopped ? .over : .sleep()
-        }
-        meter.stopped += MonotonicTime.now.nanoseconds - began.nanoseconds
-        if isTimerHeld { timer.goOn(interruptHandle) }
-    }
-
-    /// Runs an asynchronous host function in a task, and does meanwhile what it asks of this thread. The task is
-    /// cancelled when the call shall end, and awaited all the same.
-    func await(_ work: @escaping @Sendable () async throws -> HostFunction.Completion) throws -> HostFunction.Completion
-    {
-        let outcome = HostFunctionOutcome()
-        let interruptHandle = interruptHandle
-        let task = Task {
-            do {
-                let completion = try await work()
-                outcome.result.withLock { $0 = .success(completion) }
-            } catch {
-                outcome.result.withLock { $0 = .failure(error) }
-            }
-            interruptHandle.wakeIfWaiting()
-        }
-        var isCancelled = false
-        var result: Result<HostFunction.Completion, any Error>?
-        interruptHandle.wait { state in
-            result = outcome.result.withLock { $0 }
-            if result != nil { return .over }
-            if state.reason != nil, !isCancelled {
-                isCancelled = true
-                task.cancel()
-            }
-            return thread.runInterludes() ? .again : .sleep()
-        }
-        guard let result else { throw CancellationError() }
-        return try result.get()
-    }
-
-    /// Sleeps in a host function.
-    ///
-    /// - Returns: whether all of the time has passed; false when the call shall end.
-    func sleep(nanoseconds: UInt64) -> Bool {
-        let (end, isTooLong) = MonotonicTime.now.nanoseconds.addingReportingOverflow(nanoseconds)
-        var hasPassed = false
-        interruptHandle.wait { state in
-            if state.reason != nil { return .over }
-            let now = MonotonicTime.now.nanoseconds
-            hasPassed = !isTooLong && now >= end
-            if hasPassed { return .over }
-            return thread.runInterludes() ? .again : .sleep(nanoseconds: isTooLong ? 0 : end - now)
-        }
-        return hasPassed
     }
 
     // MARK: - Host calls
@@ -570,7 +567,7 @@ final class RunLoop {
         module.symbol(at: address, imageBase: machine.memory.addressSpace.imageBase)
     }
 
-    func loadSpecialRegisters() -> SpecialRegisters? { try? machine.virtualCPU.specialRegisters() }
+    func loadSpecialRegisters() -> SpecialRegisters? { try? machine.specialRegisters() }
 }
 
 extension GuestRegisters {

@@ -89,6 +89,11 @@ extension LinuxInterruptHandle {
         }
     }
 
+    /// Ends a stop that a call has left behind when a kill overrode it.
+    func clearInternalStop() {
+        if stops.withLock({ $0.internal != nil }) { try? endInternalStop() }
+    }
+
     /// Whether a kill has to wait for the end of an internal stop.
     var isHeldAgainstKills: Bool { stops.withLock { $0.internal?.killable == false } }
 

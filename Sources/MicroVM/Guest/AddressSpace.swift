@@ -23,6 +23,10 @@ struct AddressSpace: Sendable {
     static let stackGuardSize: UInt64 = 1 << 20
     /// Separates regions that must not run into each other.
     static let guardSize: UInt64 = 64 << 10
+    /// Where the trampoline saves the extended state of a call that is held.
+    static let vectorState = UInt64(SHIM_VECTOR_STATE)..<UInt64(SHIM_VECTOR_STATE + SHIM_VECTOR_STATE_SIZE)
+    /// Below it nothing is mapped, and nothing above ``heap`` is ever written by a guest but windows.
+    static let lowestPage = UInt64(SHIM_SUPERVISOR_CODE)
     /// Room behind the thread pointer: its own address, and the canary at +0x28.
     static let threadControlBlockSize: UInt64 = 64
 
@@ -34,14 +38,19 @@ struct AddressSpace: Sendable {
     let threadPointer: UInt64
     let stack: Range<UInt64>
     let arena: Range<UInt64>
+    /// As large as it can become.
     let heap: Range<UInt64>
+    /// Where the heap ends as long as nobody has grown it.
+    let initialHeapEnd: UInt64
     let pageTables: Range<UInt64>
+    /// What it was laid out for.
+    let sizes: Sizes
 
     /// The bytes of guest physical memory, page tables included.
     var size: UInt64 { pageTables.upperBound }
 
     /// Everything the layout depends on.
-    struct Sizes {
+    struct Sizes: Hashable, Sendable {
         var importCount: Int
         var threadLocalSize: UInt64 = 0
         var threadLocalAlignment: UInt64 = 1
@@ -52,20 +61,24 @@ struct AddressSpace: Sendable {
         var arenaSize: UInt64
         /// Image, stack, arena and heap together.
         var memoryLimit: UInt64
+        /// How much of ``memoryLimit`` is there to begin with.
+        var initialMemorySize: UInt64?
     }
 
     /// Lays out an address space, or throws `.invalidConfiguration` when the parts do not fit into the limit.
     ///
     /// Sizes come from a validated module and a validated configuration, so none of the sums can overflow.
     init(_ sizes: Sizes) throws(SandboxError) {
+        self.sizes = sizes
         let fixed = sizes.imageSize + sizes.stackSize + sizes.arenaSize
-        guard fixed + Self.pageSize <= sizes.memoryLimit else {
+        let initialSize = sizes.initialMemorySize ?? sizes.memoryLimit
+        guard fixed + Self.pageSize <= min(initialSize, sizes.memoryLimit) else {
             throw SandboxError(
                 .invalidConfiguration,
                 """
                 The module's image (\(sizes.imageSize) bytes), the stack (\(sizes.stackSize)) and the argument arena \
-                (\(sizes.arenaSize)) leave no heap within the memory limit of \(sizes.memoryLimit) bytes; raise \
-                memoryLimit or lower the others.
+                (\(sizes.arenaSize)) leave no heap within \(min(initialSize, sizes.memoryLimit)) bytes of memory; \
+                raise memoryLimit and initialMemorySize or lower the others.
                 """
             )
         }
@@ -81,6 +94,7 @@ struct AddressSpace: Sendable {
             supervisor(SHIM_SUPERVISOR_TABLES, [.read]),
             supervisor(SHIM_EXCEPTION_STACK, [.read, .write]),
             supervisor(SHIM_DOUBLE_FAULT_STACK, [.read, .write]),
+            Region(range: Self.vectorState, permissions: [.read, .write], isGuestOwned: false),
             Region(
                 range: UInt64(SHIM_TRAMPOLINE)..<UInt64(SHIM_TRAMPOLINE) + page,
                 permissions: [.read, .execute],
@@ -116,6 +130,7 @@ struct AddressSpace: Sendable {
 
         let heapBase = (arena.upperBound + Self.guardSize).roundedUp(to: Self.largePageSize)
         heap = heapBase..<heapBase + (sizes.memoryLimit - fixed) / page * page
+        initialHeapEnd = min(heap.upperBound, heapBase + (initialSize - fixed) / page * page)
         regions.append(Region(range: heap, permissions: [.read, .write]))
 
         let tablesBase = heap.upperBound + Self.guardSize

@@ -12,19 +12,38 @@ extension GuestModule {
             image: mappings,
             stackSize: configuration.stackSize,
             arenaSize: configuration.argumentArenaSize,
-            memoryLimit: configuration.memoryLimit
+            memoryLimit: configuration.memoryLimit,
+            initialMemorySize: configuration.initialMemorySize
         )
+    }
+
+    /// The module's image for sandboxes of one layout, made when the first of them needs it.
+    func image(
+        _ configuration: SandboxConfiguration,
+        imports targets: [GuestImage.ImportTarget]
+    ) throws(SandboxError) -> GuestImage {
+        let sizes = addressSpaceSizes(configuration)
+        let absent = targets.map { $0 == .absent }
+        let known = images.withLock { $0.first { $0.addressSpace.sizes == sizes && $0.absentImports == absent } }
+        if let known { return known }
+        // Not under the lock: should two threads do the same at the same time, one image is forgotten.
+        let made = try GuestImage(self, sizes: sizes, imports: targets)
+        images.withLock { images in
+            images.append(made)
+            if images.count > Self.imagesMaximum { images.removeFirst() }
+        }
+        return made
     }
 
     /// Copies the module into fresh memory and links it: segments, relocations, the thread-local block.
     ///
     /// Every range was validated against the image when the module was parsed, and the address space was laid out for
     /// that image, so all of them are inside the memory.
-    func load(into memory: GuestMemory, importAddresses: [UInt64]) {
-        let base = memory.addressSpace.imageBase
+    func load(into memory: ImageWriter, addressSpace: AddressSpace, importAddresses: [UInt64]) {
+        let base = addressSpace.imageBase
         for segment in segments where segment.fileSize > 0 {
             let source = Int(segment.fileOffset)..<Int(segment.fileOffset + segment.fileSize)
-            let destination = unsafe memory.hostBytes(at: base + segment.address, count: source.count)
+            let destination = unsafe memory.bytes(at: base + segment.address, count: source.count)
             unsafe bytes.withUnsafeBytes { bytes in
                 unsafe destination.copyMemory(from: UnsafeRawBufferPointer(rebasing: bytes[source]))
             }
@@ -39,17 +58,15 @@ extension GuestModule {
                 }
             memory.storeWord(value, at: base + relocation.offset)
         }
-        let threadPointer = memory.addressSpace.threadPointer
+        let threadPointer = addressSpace.threadPointer
         if let block = threadLocalStorage {
             // From the image, not from the file: relocations may have changed the initial values.
-            let source = unsafe memory.hostBytes(at: base + block.address, count: Int(block.fileSize))
+            let source = unsafe memory.bytes(at: base + block.address, count: Int(block.fileSize))
             let start = threadPointer - block.distance
-            unsafe memory.hostBytes(at: start, count: source.count).copyMemory(from: UnsafeRawBufferPointer(source))
+            unsafe memory.bytes(at: start, count: source.count).copyMemory(from: UnsafeRawBufferPointer(source))
         }
-        // The thread control block: its own address (AMD64 ABI supplement on thread-local storage, 4.3.2), and the
-        // stack protector's canary, whose lowest byte is zero so that a string function cannot copy it.
+        // The thread control block: its own address (AMD64 ABI supplement on thread-local storage, 4.3.2).
         memory.storeWord(threadPointer, at: threadPointer)
-        memory.storeWord(UInt64.random(in: 0...(.max)) << 8, at: threadPointer + 0x28)
     }
 
     /// The initialisers' addresses in the order in which they run, read from the loaded image.

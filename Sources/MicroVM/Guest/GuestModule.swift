@@ -43,6 +43,10 @@ public final class GuestModule: Sendable {
     /// overlapping, none both writable and executable. Pages of the image in none of them are not there.
     let mappings: [Mapping]
 
+    /// The images that were made last, for the sandboxes to come.
+    let images = Locked<[GuestImage]>([])
+    static let imagesMaximum = 4
+
     private let exportIndices: [SymbolName: Int]
     private let symbols: SymbolTable
 

@@ -52,7 +52,7 @@ struct PageTables {
     }
 
     /// Writes the tables for an address space into its memory; the root is the first of their pages.
-    static func write(for addressSpace: AddressSpace, into memory: GuestMemory) {
+    static func write(for addressSpace: AddressSpace, into memory: ImageWriter) {
         var nextPage = addressSpace.pageTables.lowerBound
         func allocate() -> UInt64 {
             defer { nextPage += AddressSpace.pageSize }

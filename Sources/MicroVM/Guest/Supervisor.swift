@@ -27,7 +27,7 @@ enum Supervisor {
     static let doubleFaultStackTop = UInt64(SHIM_DOUBLE_FAULT_STACK) + AddressSpace.pageSize
 
     /// Writes stubs and tables. They are never written again, by anybody.
-    static func install(in memory: GuestMemory) {
+    static func install(in memory: ImageWriter) {
         unsafe memory.store(shim_supervisor(), at: UInt64(SHIM_SUPERVISOR_CODE))
 
         func descriptor(_ selector: UInt16, _ value: UInt64) {

@@ -14,10 +14,24 @@ enum Trampoline {
     /// The instruction that ends a guest call.
     static var returnInstruction: UInt64 { entry + shim_return_offset() }
 
+    /// How the extended state (x87, vectors, and whatever else XSAVE knows) is saved and loaded.
+    enum ExtendedState: Sendable {
+        case xsave
+        /// FXSAVE: x87 and SSE are all there is.
+        case legacy
+
+        /// Where a virtual CPU begins after a restore: with no extended state, then as at ``Trampoline/entry``.
+        var reset: UInt64 { Trampoline.entry + shim_reset_offset(self == .legacy) }
+        /// Stores the extended state at ``AddressSpace/vectorState`` and leaves through the port of a return.
+        var save: UInt64 { Trampoline.entry + shim_save_offset(self == .legacy) }
+        /// Loads it from there, and leaves.
+        var load: UInt64 { Trampoline.entry + shim_load_offset(self == .legacy) }
+    }
+
     /// Writes the trampoline and the thunks. They are never written again, by anybody.
-    static func install(in memory: GuestMemory, importCount: Int) {
+    static func install(in memory: ImageWriter, addressSpace: AddressSpace, importCount: Int) {
         unsafe memory.store(shim_trampoline_code(), at: entry)
-        memory.storeWord(memory.addressSpace.stack.upperBound, at: entry + shim_stack_top_offset())
+        memory.storeWord(addressSpace.stack.upperBound, at: entry + shim_stack_top_offset())
         let hostCall = entry + shim_host_call_offset()
         for index in 0..<importCount {
             // mov $index, %eax; jmp hostCall; int3 for the rest.

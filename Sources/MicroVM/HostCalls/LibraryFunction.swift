@@ -9,6 +9,7 @@ enum LibraryFunction: String, CaseIterable {
     case clock = "microvm_clock"
     case random = "microvm_random"
     case heap = "microvm_heap"
+    case growHeap = "microvm_heap_grow"
     case stackCheckFailed = "__stack_chk_fail"
 
     /// Resolved to code in the trampoline; never leaves the guest.
@@ -52,7 +53,17 @@ enum LibraryFunction: String, CaseIterable {
             unsafe try Self.inPieces(bytes, runLoop) { piece in unsafe try Self.fill(piece) }
         case .heap:
             try writer.appendInteger(memory.addressSpace.heap.lowerBound)
-            try writer.appendInteger(UInt64(memory.addressSpace.heap.count))
+            try writer.appendInteger(memory.heapEnd - memory.addressSpace.heap.lowerBound)
+        case .growHeap:
+            let end = memory.heapEnd
+            do throws(SandboxError) {
+                try memory.growHeap(by: try reader.nextInteger())
+            } catch {
+                // As from any allocator: the guest finds out what to do without.
+                guard error.code == .outOfMemory else { throw error }
+                return try writer.appendInteger(0)
+            }
+            try writer.appendInteger(end)
         }
     }
 

@@ -9,39 +9,133 @@ import SystemPackage
 /// library's own pages are out of reach, and constants cannot be written. Copies are taken once; what was read cannot
 /// change under the reader's hands, because the guest's only virtual CPU is waiting for the host.
 @safe public final class GuestMemory {
-    private static let guardSize = 1 << 20
+    static let pageSize = Int(AddressSpace.pageSize)
 
     /// Guest physical address 0. Valid for `count` bytes until `deinit`; nothing keeps it beyond this object.
-    private let base: UnsafeMutableRawPointer
+    let base: UnsafeMutableRawPointer
     let count: Int
     let addressSpace: AddressSpace
+    private let reservation: MemoryReservation
+    private let index: Int
 
-    /// Reserves the memory, with inaccessible pages before and behind it; pages come as they are touched.
-    init(addressSpace: AddressSpace) throws(SandboxError) {
-        let count = Int(addressSpace.size)
-        let reserved = count + 2 * Self.guardSize
-        let mapping = unsafe mmap(nil, reserved, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0)
-        guard let mapping = unsafe mapping, unsafe mapping != MAP_FAILED else {
-            throw Self.failure("reserve \(reserved) bytes of address space for the guest's memory")
+    /// What the memory was last made to be: pages that were not written since have these contents.
+    private(set) var image: MemoryImage
+    /// What lies behind the pages, and comes to light where one is dropped.
+    let backing: MemoryImage
+    let plan: MappingPlan
+    /// Where the heap ends for now.
+    private(set) var heapEnd: UInt64
+    /// For how many restores in a row most of the written pages had their old contents all the same.
+    var idleRestores = 0
+
+    /// Makes a memory with the contents of an image, in a reservation of its own or in one of a pool's places. Pages
+    /// come as they are touched.
+    init(
+        addressSpace: AddressSpace,
+        image: MemoryImage,
+        reservation: MemoryReservation? = nil,
+        index: Int = 0
+    ) throws(SandboxError) {
+        let place: MemoryReservation
+        if let reservation {
+            place = reservation
+        } else {
+            place = try MemoryReservation(memorySize: Int(addressSpace.size))
         }
-        unsafe base = mapping + Self.guardSize
-        self.count = count
+        precondition(place.memorySize >= Int(addressSpace.size), "a place too small for the memory")
+        plan = try image.mappingPlan()
+        backing = image
+        self.image = image
+        self.reservation = place
+        self.index = index
         self.addressSpace = addressSpace
-        guard unsafe mprotect(base, count, PROT_READ | PROT_WRITE) == 0 else {
-            let error = Self.failure("make \(count) bytes of guest memory accessible")
-            unsafe munmap(mapping, reserved)
-            throw error
-        }
+        unsafe base = place.memory(at: index)
+        count = Int(addressSpace.size)
+        heapEnd = image.heapEnd
+        // From here on `deinit` gives back what has been mapped when something fails.
+        try setAccess(0..<Int(heapEnd), PROT_READ | PROT_WRITE)
+        // Pages are restored one by one: none is to become 512 because it was touched.
+        unsafe madvise(base, Int(heapEnd), MADV_NOHUGEPAGE)
+        for run in plan.mapped { try map(run) }
+        for run in plan.copied { try copy(run) }
+        for pages in plan.cleared { unsafe bytes(ofPages: pages).initializeMemory(as: UInt8.self, repeating: 0) }
     }
 
     deinit {
-        // The whole reservation, which `init` made and nobody else has changed.
-        unsafe munmap(base - Self.guardSize, count + 2 * Self.guardSize)
+        if reservation.count > 1 { reservation.clear(at: index) }
+    }
+
+    private func map(_ run: PageMap.Run) throws(SandboxError) {
+        let memory = unsafe bytes(ofPages: run.pages)
+        let offset = off_t(run.store.fileOffset + run.firstIndex * Self.pageSize)
+        let flags = MAP_PRIVATE | MAP_FIXED | MAP_NORESERVE
+        let protection = PROT_READ | PROT_WRITE
+        // Inside this memory's own place.
+        let file = run.store.file.rawValue
+        if unsafe mmap(memory.baseAddress, memory.count, protection, flags, file, offset) == MAP_FAILED {
+            throw Self.failure("map a snapshot into a guest's memory")
+        }
+    }
+
+    private func copy(_ run: PageMap.Run) throws(SandboxError) {
+        for (offset, page) in run.pages.enumerated() {
+            unsafe try run.store.read(page: run.firstIndex + offset, into: bytes(ofPages: page..<page + 1))
+        }
+    }
+
+    private func setAccess(_ range: Range<Int>, _ protection: Int32) throws(SandboxError) {
+        guard !range.isEmpty, unsafe mprotect(base + range.lowerBound, range.count, protection) != 0 else { return }
+        throw Self.failure("change the access to \(range.count) bytes of guest memory")
     }
 
     private static func failure(_ action: String) -> SandboxError {
         SandboxError(.systemCallFailed, "Could not \(action).", underlyingError: Errno(rawValue: errno))
     }
+
+    /// The host's view of pages, by their numbers; traps when they are not inside the memory.
+    func bytes(ofPages pages: Range<Int>) -> UnsafeMutableRawBufferPointer {
+        unsafe hostBytes(at: UInt64(pages.lowerBound * Self.pageSize), count: pages.count * Self.pageSize)
+    }
+
+    // MARK: - The heap's end
+
+    /// Moves the heap's end. What lies beyond it is inaccessible, and zero when it becomes accessible again.
+    ///
+    /// - Parameter end: a page boundary within the heap.
+    func setHeapEnd(_ end: UInt64) throws(SandboxError) {
+        precondition(end % AddressSpace.pageSize == 0 && end >= addressSpace.heap.lowerBound)
+        precondition(end <= addressSpace.heap.upperBound)
+        if end > heapEnd {
+            try setAccess(Int(heapEnd)..<Int(end), PROT_READ | PROT_WRITE)
+        } else if end < heapEnd {
+            // A fresh mapping, so that not even a file's pages are left of what was there.
+            let flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED | MAP_NORESERVE
+            if unsafe mmap(base + Int(end), Int(heapEnd - end), PROT_NONE, flags, -1, 0) == MAP_FAILED {
+                throw Self.failure("take back guest memory")
+            }
+        }
+        heapEnd = end
+    }
+
+    /// Moves the heap's end up by whole pages.
+    ///
+    /// - Throws: ``SandboxError/Code/outOfMemory``.
+    func growHeap(by count: UInt64) throws(SandboxError) {
+        let left = addressSpace.heap.upperBound - heapEnd
+        guard count <= left else {
+            throw SandboxError(
+                .outOfMemory,
+                "The heap cannot grow by \(count) bytes: memoryLimit leaves \(left)."
+            )
+        }
+        try setHeapEnd(heapEnd + count.roundedUp(to: AddressSpace.pageSize))
+    }
+
+    /// The pages a guest may write at all, as far as they are accessible.
+    var writable: Range<Int> { Int(AddressSpace.lowestPage) / Self.pageSize..<Int(heapEnd) / Self.pageSize }
+
+    /// Everything is as in an image again.
+    func didRestore(_ image: MemoryImage) { self.image = image }
 
     // MARK: - Addresses of the library's own layout
 
@@ -66,12 +160,6 @@ import SystemPackage
         unsafe hostBytes(at: address, count: 8).storeBytes(of: value, as: UInt64.self)
     }
 
-    func store(_ code: shim_code, at address: UInt64) {
-        // A constant of this program, whole.
-        let source = unsafe UnsafeRawBufferPointer(start: code.start, count: code.count)
-        unsafe hostBytes(at: address, count: code.count).copyMemory(from: source)
-    }
-
     // MARK: - Addresses that come from a guest
 
     /// The host's view of bytes that the guest may use that way itself, or throws `.invalidPointer`.
@@ -83,7 +171,7 @@ import SystemPackage
         for access: GuestModule.Permissions
     ) throws(SandboxError) -> UnsafeMutableRawBufferPointer {
         if count == 0 { return unsafe UnsafeMutableRawBufferPointer(start: nil, count: 0) }
-        guard addressSpace.permits(access, address: address, count: count) else {
+        guard permits(access, address: address, count: count) else {
             let violation = GuestPointerViolation(
                 address: address,
                 count: count,
@@ -93,6 +181,12 @@ import SystemPackage
         }
         // Regions lie inside the mapping, so this count fits an Int.
         return unsafe hostBytes(at: address, count: Int(count))
+    }
+
+    /// Whether the guest itself may use all of these bytes that way, now.
+    func permits(_ access: GuestModule.Permissions, address: UInt64, count: UInt64) -> Bool {
+        guard addressSpace.permits(access, address: address, count: count) else { return false }
+        return count == 0 || !addressSpace.heap.contains(address) || address + count <= heapEnd
     }
 
     /// Reads one value.

@@ -12,7 +12,7 @@ extension Trait where Self == ConditionTrait {
 /// Why no guest can run here, or nil where one can.
 private let reasonKVMIsMissing: String? = {
     do throws(SandboxError) {
-        _ = try Hypervisor.shared().portPermission()
+        _ = try Hypervisor.shared().platform()
         return nil
     } catch {
         return "This test needs a KVM that runs sandboxes. \(error.message)"

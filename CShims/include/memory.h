@@ -1,0 +1,37 @@
+// Files in memory, and the pages of a mapping that are no file's.
+#ifndef SWIFT_MICROVM_MEMORY_H
+#define SWIFT_MICROVM_MEMORY_H
+
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+// memfd_create(2), closed on exec. The descriptor, or a negated errno.
+int shim_memory_file(const char *_Nonnull name);
+
+// The next stretch of a sparse file that has data, from an offset on (lseek(2), SEEK_DATA and SEEK_HOLE). Whether there
+// is one.
+int shim_file_data(int file, int64_t from, int64_t *_Nonnull start, int64_t *_Nonnull end);
+
+// One run of pages that PAGEMAP_SCAN has found: addresses, the end exclusive. The layout of the kernel's struct
+// page_region, which older headers lack.
+struct shim_page_run {
+    uint64_t start;
+    uint64_t end;
+    uint64_t categories;
+};
+
+// /proc/self/pagemap. The descriptor, or a negated errno.
+int shim_pagemap_open(void);
+
+// Finds the pages from `start` to `end` that this process has to itself: in memory or swapped out, neither a file's nor
+// the kernel's page of zeros. The number of runs found, or a negated errno (ENOTTY: a kernel before Linux 6.7);
+// `*walked` is the address up to which was looked, less than `end` when there was no more room.
+// ioctl PAGEMAP_SCAN, Documentation/admin-guide/mm/pagemap.rst.
+int shim_pagemap_scan(int pagemap, uint64_t start, uint64_t end, struct shim_page_run *_Nonnull runs, size_t count,
+                      uint64_t *_Nonnull walked);
+
+// CPUID of the processor this runs on: leaf and subleaf, to eax, ebx, ecx, edx. Whether there is that leaf.
+int shim_cpuid(uint32_t leaf, uint32_t subleaf, uint32_t registers[_Nonnull 4]);
+
+#endif

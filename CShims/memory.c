@@ -1,0 +1,75 @@
+#define _GNU_SOURCE
+#include "memory.h"
+
+#include <cpuid.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/fs.h>
+#include <linux/types.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+// Linux 6.7; include/uapi/linux/fs.h.
+struct scan_arguments {
+    uint64_t size;
+    uint64_t flags;
+    uint64_t start;
+    uint64_t end;
+    uint64_t walk_end;
+    uint64_t vec;
+    uint64_t vec_len;
+    uint64_t max_pages;
+    uint64_t category_inverted;
+    uint64_t category_mask;
+    uint64_t category_anyof_mask;
+    uint64_t return_mask;
+};
+#define SCAN_REQUEST _IOWR('f', 16, struct scan_arguments)
+enum { is_file = 1 << 2, is_present = 1 << 3, is_swapped = 1 << 4, is_zero = 1 << 5 };
+
+_Static_assert(sizeof(struct scan_arguments) == 96, "struct pm_scan_arg");
+_Static_assert(sizeof(struct shim_page_run) == 24, "struct page_region");
+
+int shim_memory_file(const char *name) {
+    int descriptor = memfd_create(name, MFD_CLOEXEC);
+    return descriptor < 0 ? -errno : descriptor;
+}
+
+int shim_file_data(int file, int64_t from, int64_t *start, int64_t *end) {
+    *start = lseek(file, from, SEEK_DATA);
+    if (*start < 0)
+        return 0;
+    *end = lseek(file, *start, SEEK_HOLE);
+    return *end > *start;
+}
+
+int shim_pagemap_open(void) {
+    int descriptor = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
+    return descriptor < 0 ? -errno : descriptor;
+}
+
+int shim_pagemap_scan(int pagemap, uint64_t start, uint64_t end, struct shim_page_run *runs, size_t count,
+                      uint64_t *walked) {
+    struct scan_arguments arguments = {
+        .size = sizeof arguments,
+        .start = start,
+        .end = end,
+        .vec = (uint64_t)(uintptr_t)runs,
+        .vec_len = count,
+        // Not a file's and not the page of zeros, and either here or swapped out.
+        .category_inverted = is_file | is_zero,
+        .category_mask = is_file | is_zero,
+        .category_anyof_mask = is_present | is_swapped,
+        .return_mask = is_file,
+    };
+    int found = ioctl(pagemap, SCAN_REQUEST, &arguments);
+    if (found < 0)
+        return -errno;
+    *walked = arguments.walk_end;
+    return found;
+}
+
+int shim_cpuid(uint32_t leaf, uint32_t subleaf, uint32_t registers[4]) {
+    return __get_cpuid_count(leaf, subleaf, &registers[0], &registers[1], &registers[2], &registers[3]);
+}

@@ -1,0 +1,210 @@
+import Glibc
+
+/// What a restore has done.
+struct RestoredPages {
+    /// Copied from the snapshot.
+    var copied = 0
+    /// Given back to the kernel.
+    var dropped = 0
+}
+
+extension GuestMemory {
+    /// Up to as many written pages are copied back without looking at whether they need it.
+    private static let fewPages = 64
+    /// After as many restores in which most of the pages were idle, the idle ones are dropped.
+    private static let idleRestoresMaximum = 8
+
+    /// Gives every page the contents it has in an image.
+    ///
+    /// Pages that were written are found by asking the kernel; each is copied, and stays where it is. A restore costs
+    /// what was written, and what is different between this image and the last one. The exception are pages beyond
+    /// `limit` bytes, and those that have only been lying around for a while: they are dropped, where what lies behind
+    /// them is what they shall be.
+    ///
+    /// - Parameters:
+    ///   - image: of a memory of the same layout.
+    ///   - limit: how many bytes of private pages may stay.
+    ///   - method: how to find the pages.
+    func restore(
+        to image: MemoryImage,
+        keeping limit: UInt64,
+        by method: WrittenPages.Method = WrittenPages.bestMethod
+    ) throws(SandboxError) -> RestoredPages {
+        if image.heapEnd != heapEnd { try setHeapEnd(image.heapEnd) }
+        var written: [Range<Int>] = []
+        var count = 0
+        let first = writable.lowerBound
+        let isKnown = unsafe try WrittenPages.find(in: UnsafeRawBufferPointer(bytes(ofPages: writable)), by: method) {
+            written.append($0.lowerBound + first..<$0.upperBound + first)
+            count += $0.count
+        }
+        guard isKnown else { return try restoreEverything(to: image) }
+
+        var result = RestoredPages()
+        var dropped: [Range<Int>] = []
+        var idle: [Range<Int>] = []
+        var idleCount = 0
+        let kept = Int(min(limit, UInt64(Int.max))) / Self.pageSize
+        let compares = count > Self.fewPages || method == .table
+        for run in written {
+            for page in run {
+                if result.copied + idleCount >= kept, canDrop(page, for: image) {
+                    dropped.append(page)
+                } else if compares, try isEqual(page, image) {
+                    idle.append(page)
+                    idleCount += 1
+                } else {
+                    try restore(page, to: image)
+                    result.copied += 1
+                }
+            }
+        }
+        idleRestores = count > Self.fewPages && idleCount > count / 2 ? idleRestores + 1 : 0
+        if idleRestores >= Self.idleRestoresMaximum {
+            idleRestores = 0
+            for page in idle.joined() where canDrop(page, for: image) { dropped.append(page) }
+        }
+        for run in dropped {
+            result.dropped += run.count
+            drop(run)
+        }
+        if image !== self.image {
+            // Written pages have been seen to: another look at them changes nothing.
+            try image.pages.forEachDifference(from: self.image.pages) { page throws(SandboxError) in
+                guard page < writable.upperBound, try !isEqual(page, image) else { return }
+                try restore(page, to: image)
+                result.copied += 1
+            }
+        }
+        didRestore(image)
+        return result
+    }
+
+    /// Where nobody says what was written: everything goes, and what lies behind it is brought up to date.
+    private func restoreEverything(to image: MemoryImage) throws(SandboxError) -> RestoredPages {
+        var result = RestoredPages()
+        drop(writable)
+        result.dropped = writable.count
+        for run in plan.copied {
+            for page in run.pages {
+                try restore(page, to: image)
+                result.copied += 1
+            }
+        }
+        for page in plan.cleared.joined() {
+            try restore(page, to: image)
+            result.copied += 1
+        }
+        try image.pages.forEachDifference(from: backing.pages) { page throws(SandboxError) in
+            guard page < writable.upperBound else { return }
+            try restore(page, to: image)
+            result.copied += 1
+        }
+        didRestore(image)
+        return result
+    }
+
+    /// Whether a page that is dropped becomes what it is in an image.
+    private func canDrop(_ page: Int, for image: MemoryImage) -> Bool {
+        plan.canDrop(page: page) && image.pages.address(ofPage: page) == backing.pages.address(ofPage: page)
+    }
+
+    private func drop(_ pages: Range<Int>) {
+        // Whole pages of this memory.
+        let memory = unsafe bytes(ofPages: pages)
+        unsafe madvise(memory.baseAddress, memory.count, MADV_DONTNEED)
+    }
+
+    private func restore(_ page: Int, to image: MemoryImage) throws(SandboxError) {
+        let memory = unsafe bytes(ofPages: page..<page + 1)
+        let address = image.pages.address(ofPage: page)
+        if address.isZero {
+            unsafe memory.initializeMemory(as: UInt8.self, repeating: 0)
+        } else if !address.isForeign {
+            // A page of a store that the image keeps alive.
+            unsafe memory.copyMemory(
+                from: UnsafeRawBufferPointer(start: UnsafeRawPointer(bitPattern: address.location), count: memory.count)
+            )
+        } else if let (store, index) = image.pages.location(ofPage: page) {
+            unsafe try store.read(page: index, into: memory)
+        }
+    }
+
+    private func isEqual(_ page: Int, _ image: MemoryImage) throws(SandboxError) -> Bool {
+        let memory = unsafe bytes(ofPages: page..<page + 1)
+        let address = image.pages.address(ofPage: page)
+        if address.isZero { return unsafe Self.isZero(UnsafeRawBufferPointer(memory)) }
+        // A foreign page would have to be read first: it is copied, which needs no more.
+        guard !address.isForeign else { return false }
+        // As in `restore`.
+        return unsafe memcmp(memory.baseAddress!, UnsafeRawPointer(bitPattern: address.location)!, memory.count) == 0
+    }
+
+    private static func isZero(_ page: UnsafeRawBufferPointer) -> Bool {
+        // The first word is zero and each byte equals the one eight before it.
+        unsafe page.load(as: UInt64.self) == 0
+            && memcmp(page.baseAddress!, page.baseAddress! + 8, page.count - 8) == 0
+    }
+
+    // MARK: - Taking an image
+
+    /// Takes the contents of the memory as they are. Pages that are as they were in the last image are shared with it.
+    func takeImage() throws(SandboxError) -> MemoryImage {
+        var written: [Range<Int>] = []
+        let first = writable.lowerBound
+        let isKnown = unsafe try WrittenPages.find(in: UnsafeRawBufferPointer(bytes(ofPages: writable))) {
+            written.append($0.lowerBound + first..<$0.upperBound + first)
+        }
+        if !isKnown { written = [writable] }
+
+        var changes: [(page: Int, address: PageAddress)] = []
+        var stored: [Int] = []
+        for page in written.joined() where try !isEqual(page, image) {
+            if unsafe Self.isZero(UnsafeRawBufferPointer(bytes(ofPages: page..<page + 1))) {
+                changes.append((page, .zero))
+            } else {
+                stored.append(page)
+                changes.append((page, PageAddress(rawValue: .max)))
+            }
+        }
+        if changes.isEmpty, heapEnd == image.heapEnd { return image }
+        var store: PageStore?
+        if !stored.isEmpty {
+            store = try PageStore(pageCount: stored.count) { writer throws(SandboxError) in
+                var index = 0
+                for run in Self.runs(of: stored) {
+                    unsafe try writer.write(UnsafeRawBufferPointer(bytes(ofPages: run)), atPage: index)
+                    index += run.count
+                }
+            }
+            var index = 0
+            for position in changes.indices where !changes[position].address.isZero {
+                changes[position].address = store!.address(ofPage: index)
+                index += 1
+            }
+        }
+        // The heap has only grown since, and what is new there was zero before.
+        var pages = image.pages
+        pages.replace(changes, in: store)
+        let taken = MemoryImage(pages: pages, heapEnd: heapEnd)
+        didRestore(taken)
+        return taken
+    }
+
+    private static func runs(of pages: [Int]) -> [Range<Int>] {
+        var runs: [Range<Int>] = []
+        for page in pages { runs.append(page) }
+        return runs
+    }
+}
+
+extension [Range<Int>] {
+    /// Adds a page that lies behind all that are here.
+    fileprivate mutating func append(_ page: Int) {
+        if let last = last, last.upperBound == page {
+            self[count - 1] = last.lowerBound..<page + 1
+        } else {
+            append(page..<page + 1)
+        }
+    }
+}

@@ -1,0 +1,96 @@
+/// How a snapshot's pages come into a new sandbox's memory: most by mapping files, a few by copying.
+struct MappingPlan: Sendable {
+    /// Stretches to map, private and copied on write.
+    private(set) var mapped: [PageMap.Run] = []
+    /// Pages to copy afterwards, also into mapped stretches.
+    private(set) var copied: [PageMap.Run] = []
+    /// Pages within mapped stretches that are to be zero.
+    private(set) var cleared: [Range<Int>] = []
+    /// All that are copied or cleared.
+    private var privatePages: Set<Int> = []
+
+    /// A gap of as many pages is mapped along with what lies around it.
+    private static let bridgedGap = 16
+    /// A run of as many pages is rather copied than mapped: about what a mapping costs.
+    private static let copiedRun = 2
+    /// More pages than this are not copied into each sandbox: 128 KiB.
+    private static let copiedMaximum = 32
+    /// More stretches than this are not mapped: a process can have 65,530 mappings unless the system is told otherwise.
+    private static let mappedMaximum = 64
+
+    /// - Throws: ``SandboxError/Code/systemCallFailed`` where pages have to be rearranged and there is no memory for
+    ///   that.
+    init(_ pages: PageMap) throws(SandboxError) {
+        let runs = pages.runs()
+        if !mapInPlace(runs) { try mapRearranged(runs) }
+        privatePages = Set(copied.flatMap(\.pages) + cleared.joined())
+    }
+
+    /// Maps the runs where they are. Whether that takes few enough mappings and copies.
+    private mutating func mapInPlace(_ runs: [PageMap.Run]) -> Bool {
+        var copiedCount = 0
+        for run in runs {
+            if let last = mapped.last, last.store === run.store,
+                run.firstIndex - last.firstIndex == run.pages.lowerBound - last.pages.lowerBound,
+                run.pages.lowerBound - last.pages.upperBound <= Self.bridgedGap
+            {
+                var position = last.pages.upperBound
+                for small in copied where small.pages.lowerBound >= last.pages.upperBound {
+                    if position < small.pages.lowerBound { cleared.append(position..<small.pages.lowerBound) }
+                    position = small.pages.upperBound
+                }
+                // What else lies in between in the store may be something else by now, so it is cleared.
+                if position < run.pages.lowerBound { cleared.append(position..<run.pages.lowerBound) }
+                copiedCount += run.pages.lowerBound - last.pages.upperBound
+                mapped[mapped.count - 1].pages = last.pages.lowerBound..<run.pages.upperBound
+            } else if run.pages.count <= Self.copiedRun {
+                copied.append(run)
+                copiedCount += run.pages.count
+            } else {
+                mapped.append(run)
+            }
+            guard copiedCount <= Self.copiedMaximum, mapped.count <= Self.mappedMaximum else { return false }
+        }
+        return true
+    }
+
+    /// Copies everything into one new file in which neighbours lie side by side, once for all sandboxes to come.
+    private mutating func mapRearranged(_ runs: [PageMap.Run]) throws(SandboxError) {
+        var clusters: [Range<Int>] = []
+        var gap = Self.bridgedGap
+        repeat {
+            clusters.removeAll()
+            for run in runs {
+                if let last = clusters.last, run.pages.lowerBound - last.upperBound <= gap {
+                    clusters[clusters.count - 1] = last.lowerBound..<run.pages.upperBound
+                } else {
+                    clusters.append(run.pages)
+                }
+            }
+            gap *= 4
+        } while clusters.count > Self.mappedMaximum
+
+        let store = try PageStore(pageCount: clusters.reduce(0) { $0 + $1.count }) { writer throws(SandboxError) in
+            var rest = runs[...]
+            var index = 0
+            for cluster in clusters {
+                while let run = rest.first, run.pages.lowerBound < cluster.upperBound {
+                    try writer.write(run, atPage: index + run.pages.lowerBound - cluster.lowerBound)
+                    rest.removeFirst()
+                }
+                index += cluster.count
+            }
+        }
+        copied.removeAll()
+        cleared.removeAll()
+        mapped.removeAll()
+        var index = 0
+        for cluster in clusters {
+            mapped.append(PageMap.Run(pages: cluster, store: store, firstIndex: index))
+            index += cluster.count
+        }
+    }
+
+    /// Whether a page that is dropped shows the snapshot's contents again.
+    func canDrop(page: Int) -> Bool { !privatePages.contains(page) }
+}
