@@ -31,7 +31,7 @@ extension RunLoop {
                 throw SandboxError(
                     .busy,
                     """
-                    A host function or an initialiser is at work, which are no part of the guest's state: a snapshot can \
+                    A host function or an initialiser is at work, which are no part of the guest: a snapshot can \
                     be taken between calls, or while a stop holds a call in the guest.
                     """
                 )
