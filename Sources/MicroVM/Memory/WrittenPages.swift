@@ -71,7 +71,8 @@ import SystemPackage
                     error = -found
                     return
                 }
-                for unsaferun in unsafe runs.prefix(Int(found)) {
+                for index in 0..<Int(found) {
+                    let run = unsafe runs[index]
                     body(Int((run.start - start) / pageSize)..<Int((run.end - start) / pageSize))
                 }
                 // A full buffer ends the walk before the end: it goes on from there.
@@ -102,7 +103,8 @@ import SystemPackage
                     error = read < 0 ? errno : EIO
                     return
                 }
-                for unsafeword in unsafe words.prefix(read / 8) {
+                for index in 0..<read / 8 {
+                    let word = unsafe words[index]
                     let isWritten = word & (present | swapped) != 0 && word & fileOrShared == 0
                     if isWritten, open == nil { open = page }
                     if !isWritten, let begun = open {
