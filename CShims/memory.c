@@ -8,6 +8,7 @@
 #include <linux/types.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
+#include <sys/uio.h>
 #include <unistd.h>
 
 // Linux 6.7; include/uapi/linux/fs.h.
@@ -68,6 +69,22 @@ int shim_pagemap_scan(int pagemap, uint64_t start, uint64_t end, struct shim_pag
         return -errno;
     *walked = arguments.walk_end;
     return found;
+}
+
+int shim_copy(void *destination, const void *source, size_t count) {
+    size_t done = 0;
+    while (done < count) {
+        struct iovec local = {(char *)destination + done, count - done};
+        struct iovec remote = {(char *)source + done, count - done};
+        // The process itself. Both sides are accessed by the kernel, which says so when one cannot be.
+        ssize_t copied = process_vm_readv(getpid(), &local, 1, &remote, 1, 0);
+        if (copied < 0 && errno == EINTR)
+            continue;
+        if (copied <= 0)
+            return copied < 0 ? errno : EFAULT;
+        done += (size_t)copied;
+    }
+    return 0;
 }
 
 int shim_cpuid(uint32_t leaf, uint32_t subleaf, uint32_t registers[4]) {

@@ -31,6 +31,10 @@ int shim_pagemap_open(void);
 int shim_pagemap_scan(int pagemap, uint64_t start, uint64_t end, struct shim_page_run *_Nonnull runs, size_t count,
                       uint64_t *_Nonnull walked);
 
+// Copies bytes of this process by way of the kernel: from or to memory whose file may be truncated at any moment, or
+// whose pages may not come, which a plain access would be killed for. 0, or an errno (EFAULT).
+int shim_copy(void *_Nonnull destination, const void *_Nonnull source, size_t count);
+
 // CPUID of the processor this runs on: leaf and subleaf, to eax, ebx, ecx, edx. Whether there is that leaf.
 int shim_cpuid(uint32_t leaf, uint32_t subleaf, uint32_t registers[_Nonnull 4]);
 

@@ -4,6 +4,11 @@ public struct GuestFault: Sendable, Hashable {
     public enum Kind: String, Sendable, Hashable, CaseIterable {
         /// A read, write or execution of memory that is not there or does not allow it (#PF).
         case memoryAccess
+        /// An access beyond what is there for now of the heap or of a window; ``GuestFault/message`` says which.
+        case outOfBounds
+        /// An access to memory that should be there and is not to be had, such as that of a file that has become
+        /// shorter.
+        case memoryUnavailable
         /// A page fault in one of the guard pages around the stack.
         case stackOverflow
         /// The stack protector found its canary overwritten (`__stack_chk_fail`).
@@ -167,6 +172,8 @@ extension GuestFault.Kind {
     public var explanation: String {
         switch self {
         case .memoryAccess: "Illegal memory access"
+        case .outOfBounds: "Access beyond the memory there is"
+        case .memoryUnavailable: "Access to memory that is not to be had"
         case .stackOverflow: "Stack overflow"
         case .stackCorruption: "Stack corruption found by the stack protector"
         case .divideError: "Division by zero or overflowing division"

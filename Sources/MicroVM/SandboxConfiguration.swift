@@ -25,6 +25,12 @@ public struct SandboxConfiguration: Sendable {
     /// end: the guest gets it by `microvm_heap_grow`, the host by ``Sandbox/growHeap(by:)``, and until then an access
     /// there is a fault. A restore takes away what has grown since the snapshot.
     public var initialMemorySize: UInt64?
+    /// How many windows the guest has, in which ``Sandbox/map(_:access:)`` shows it files and memory of the host, from
+    /// 0 to 64; none unless set.
+    public var windowCount = 0
+    /// The bytes of each window, at most 64 GiB, rounded up to whole pages; 64 MiB unless set. They are addresses, not
+    /// memory, and not part of ``memoryLimit``.
+    public var windowSize: UInt64 = 64 << 20
     /// How many bytes of written pages a restore leaves in memory, each copied back from the snapshot; pages beyond
     /// that are dropped, and come anew when they are touched. 16 MiB unless set. To copy a page costs a tenth of a
     /// microsecond or so at each restore, to drop it several microseconds at its next use.
@@ -94,7 +100,18 @@ public struct SandboxConfiguration: Sendable {
             (0...1000).contains(maximumCallDepth),
             "maximumCallDepth is \(maximumCallDepth); it must lie between 0 and 1000."
         )
+        try check((0...64).contains(windowCount), "windowCount is \(windowCount); it must lie between 0 and 64.")
+        try check(
+            windowCount == 0
+                || (page...maximum).contains(windowSize)
+                    && windowSize <= 4 * maximum / UInt64(windowCount),
+            """
+            windowSize is \(windowSize) bytes; it must lie between \(page) and \(maximum), and all windows within \
+            \(4 * maximum).
+            """
+        )
         var copy = self
+        copy.windowSize = windowCount == 0 ? 0 : windowSize.roundedUp(to: page)
         copy.stackSize = stackSize.roundedUp(to: page)
         copy.argumentArenaSize = argumentArenaSize.roundedUp(to: page)
         return copy

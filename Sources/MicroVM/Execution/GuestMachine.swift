@@ -118,6 +118,7 @@ final class GuestMachine {
         var general = initialRegisters
         general.rip = extendedState.reset
         if isBroken {
+            finishAccess()
             try virtualCPU.setMultiprocessingState(.runnable)
             try virtualCPU.setDebugRegisters(DebugRegisters())
             if hypervisor.features.hasXSave {
@@ -193,6 +194,66 @@ final class GuestMachine {
                 try virtualCPU.completePendingIO()
                 return
             default: throw .notSupported
+            }
+        }
+    }
+
+    // MARK: - Finding out what was touched
+
+    /// Finds the address of an access that KVM could not carry out and does not tell, with the instruction pointer
+    /// still at the instruction.
+    ///
+    /// For a moment the virtual machine has only the memory that can be had; there the same instruction makes an exit
+    /// that says where. Should it succeed after all, single-stepping ends the guest behind it.
+    func findAccess(clearInterrupt: () -> Void) -> (address: UInt64, access: GuestFault.Access)? {
+        do throws(Errno) {
+            let before = try registers()
+            let special = try specialRegisters()
+            var stepping = before
+            stepping.rflags |= 1 << 8
+            try virtualMachine.removeMemory(slot: 0)
+            let parts = memory.accessible
+            for (slot, part) in parts.enumerated() {
+                let bytes = unsafe memory.hostBytes(at: part.lowerBound, count: part.count)
+                unsafe try virtualMachine.setMemory(
+                    slot: UInt32(slot),
+                    guestPhysicalAddress: part.lowerBound,
+                    memory: bytes
+                )
+            }
+            try Self.setRegisters(of: virtualCPU, hypervisor, stepping, special, nil)
+            let found = runForAccess(clearInterrupt)
+            // KVM has the access half done and would go on with it at the next entry, whatever the registers say then:
+            // it is to finish here, each of its parts.
+            if found != nil { finishAccess() }
+            for slot in parts.indices { try virtualMachine.removeMemory(slot: UInt32(slot)) }
+            unsafe try virtualMachine.setMemory(slot: 0, guestPhysicalAddress: 0, memory: memory.bytes)
+            try Self.setRegisters(of: virtualCPU, hypervisor, before, special, VirtualCPUEvents())
+            return found
+        } catch {
+            return nil
+        }
+    }
+
+    /// Has KVM finish an access of the guest's to a device or port that there is none of, with all of its parts.
+    private func finishAccess() {
+        for _ in 0..<8 {
+            if case .interrupted? = try? virtualCPU.completePendingIO() { return }
+        }
+    }
+
+    private func runForAccess(_ clearInterrupt: () -> Void) -> (address: UInt64, access: GuestFault.Access)? {
+        while true {
+            clearInterrupt()
+            do throws(Errno) {
+                switch try virtualCPU.run() {
+                case .interrupted: continue
+                case .mmioRead(let address, _): return (address, .read)
+                case .mmioWrite(let address, _): return (address, .write)
+                default: return nil
+                }
+            } catch {
+                return nil
             }
         }
     }

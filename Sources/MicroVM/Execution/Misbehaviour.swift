@@ -59,7 +59,7 @@ extension RunLoop {
             let code = String(reason, radix: 16)
             return Misbehaviour(.hypervisor, message: "The processor refused to enter the guest (reason 0x\(code)).")
         case .memoryFault(_, let address, _):
-            return Misbehaviour(.hypervisor, address: address, message: "KVM could not reach the guest's memory.")
+            return machine.memory.explain(address, nil)
         case .systemEvent(let type, _):
             return Misbehaviour(.hypervisor, message: "The guest caused system event \(type).")
         case .unsupported(let reason):

@@ -331,13 +331,13 @@ final class RunLoop {
             currentImport = nil
             hasEnteredGuest = true
             meter.exits += 1
+            machine.memory.returnLentCopies()
             let exit: Exit
             do throws(Errno) {
                 exit = try machine.virtualCPU.run()
             } catch {
                 _ = interruptHandle.leave(settling: !isNested)
-                isMachineBroken = true
-                throw SandboxError(.systemCallFailed, "KVM_RUN failed in the guest.", underlyingError: error)
+                throw failure(of: error)
             }
             switch exit {
             // Wider or repeated ones reach the neighbouring ports as well, which the bitmap forbids.
@@ -381,13 +381,26 @@ final class RunLoop {
         }
     }
 
+    /// KVM_RUN has failed: as a rule because memory could not be had that the guest has touched.
+    private func failure(of error: Errno) -> any Error {
+        if error == .badAddress {
+            let place = machine.findAccess { interruptHandle.clearImmediateExit() }
+            return machine.memory.explain(place?.address, place?.access)
+        }
+        isMachineBroken = true
+        return SandboxError(.systemCallFailed, "KVM_RUN failed in the guest.", underlyingError: error)
+    }
+
     private func misbehaviour(_ exit: Exit) -> Misbehaviour {
         guard case .ioOut(let port, let size, let count, _) = exit else {
             isMachineBroken = true
             return unexpectedExit(exit)
         }
         isExitPending = true
-        guard size == 1, count == 1 else { return Misbehaviour(.portAccess, port: port) }
+        guard size == 1, count == 1 else {
+            isMachineBroken = true
+            return Misbehaviour(.portAccess, port: port)
+        }
         // Where it is expected it has not got here. The other port is a nested call's alone.
         if port == UInt16(SHIM_PORT_RETURN) {
             return Misbehaviour(.invalidHostCall, message: "The guest returned past a host function that is at work.")

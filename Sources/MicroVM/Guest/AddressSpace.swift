@@ -4,8 +4,8 @@ import CShims
 ///
 /// Guest virtual and guest physical addresses are the same, in one KVM memory slot that begins at 0. From low to high:
 /// the null guard, the supervisor's pages, trampoline, mailbox and import thunks, the thread-local block, the module's
-/// image, the stack between its guards, the argument arena, the heap, and last the page tables, which are not mapped
-/// at all. Regions never touch unless they belong together, so running off one of them faults.
+/// image, the stack between its guards, the argument arena, the heap, the windows, and last the page tables, which are
+/// not mapped at all. Regions never touch unless they belong together, so running off one of them faults.
 struct AddressSpace: Sendable {
     /// One contiguous stretch of guest memory with the same permissions.
     struct Region: Sendable {
@@ -42,6 +42,8 @@ struct AddressSpace: Sendable {
     let heap: Range<UInt64>
     /// Where the heap ends as long as nobody has grown it.
     let initialHeapEnd: UInt64
+    /// Where files and memory of the host can be mapped.
+    let windows: [Range<UInt64>]
     let pageTables: Range<UInt64>
     /// What it was laid out for.
     let sizes: Sizes
@@ -63,6 +65,9 @@ struct AddressSpace: Sendable {
         var memoryLimit: UInt64
         /// How much of ``memoryLimit`` is there to begin with.
         var initialMemorySize: UInt64?
+        var windowCount = 0
+        /// Of each of them.
+        var windowSize: UInt64 = 0
     }
 
     /// Lays out an address space, or throws `.invalidConfiguration` when the parts do not fit into the limit.
@@ -133,7 +138,17 @@ struct AddressSpace: Sendable {
         initialHeapEnd = min(heap.upperBound, heapBase + (initialSize - fixed) / page * page)
         regions.append(Region(range: heap, permissions: [.read, .write]))
 
-        let tablesBase = heap.upperBound + Self.guardSize
+        var end = heap.upperBound
+        var windows: [Range<UInt64>] = []
+        for _ in 0..<sizes.windowCount {
+            let base = (end + Self.guardSize).roundedUp(to: Self.largePageSize)
+            end = base + sizes.windowSize
+            windows.append(base..<end)
+            regions.append(Region(range: base..<end, permissions: [.read, .write]))
+        }
+        self.windows = windows
+
+        let tablesBase = end + Self.guardSize
         pageTables = tablesBase..<tablesBase + UInt64(PageTables.pageCount(for: regions)) * page
         self.regions = regions
     }
@@ -142,6 +157,26 @@ struct AddressSpace: Sendable {
     func isStackGuard(_ address: UInt64) -> Bool {
         (imageBase + imageSize..<stack.lowerBound).contains(address)
             || (stack.upperBound..<arena.lowerBound).contains(address)
+    }
+
+    /// The numbers of all pages from the first window's to the last one's.
+    var windowPages: Range<Int> {
+        guard let first = windows.first, let last = windows.last else { return 0..<0 }
+        return Int(first.lowerBound / Self.pageSize)..<Int(last.upperBound / Self.pageSize)
+    }
+
+    func pages(ofWindow index: Int) -> Range<Int> {
+        Int(windows[index].lowerBound / Self.pageSize)..<Int(windows[index].upperBound / Self.pageSize)
+    }
+
+    /// The window that an address lies in.
+    func window(at address: UInt64) -> Int? {
+        guard let first = windows.first, address >= first.lowerBound else { return nil }
+        // All are as large, and as far apart.
+        let distance = windows.count > 1 ? windows[1].lowerBound - first.lowerBound : UInt64(first.count)
+        let index = (address - first.lowerBound) / max(distance, 1)
+        guard index < UInt64(windows.count), windows[Int(index)].contains(address) else { return nil }
+        return Int(index)
     }
 
     /// Whether the guest itself may use all of these bytes that way, and they are its own; none at all are always

@@ -55,7 +55,12 @@ final class GuestImage: Sendable {
         )
         var pages = PageMap(memorySize: addressSpace.size)
         for run in Self.data(in: file) { pages.replace(run, with: store, firstIndex: run.lowerBound) }
-        memory = MemoryImage(pages: pages, heapEnd: addressSpace.initialHeapEnd)
+        memory = MemoryImage(
+            pages: pages,
+            heapEnd: addressSpace.initialHeapEnd,
+            windows: Array(repeating: nil, count: addressSpace.windows.count),
+            windowPages: addressSpace.windowPages
+        )
     }
 
     private static func addresses(of imports: [ImportTarget]) -> [UInt64] {

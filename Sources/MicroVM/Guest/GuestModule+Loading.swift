@@ -13,7 +13,9 @@ extension GuestModule {
             stackSize: configuration.stackSize,
             arenaSize: configuration.argumentArenaSize,
             memoryLimit: configuration.memoryLimit,
-            initialMemorySize: configuration.initialMemorySize
+            initialMemorySize: configuration.initialMemorySize,
+            windowCount: configuration.windowCount,
+            windowSize: configuration.windowSize
         )
     }
 

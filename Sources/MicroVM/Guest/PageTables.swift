@@ -66,7 +66,8 @@ struct PageTables {
         let pointers = allocate()
         setEntry(0, of: root, pointers | linked)
         var directories: [UInt64] = []
-        for index in 0..<addressSpace.heap.upperBound.roundedUp(to: directorySpan) / directorySpan {
+        let end = addressSpace.regions.last?.range.upperBound ?? 0
+        for index in 0..<end.roundedUp(to: directorySpan) / directorySpan {
             directories.append(allocate())
             setEntry(index, of: pointers, directories[Int(index)] | linked)
         }

@@ -49,8 +49,7 @@ enum LibraryFunction: String, CaseIterable {
                 throw Misbehaviour(.invalidHostCall, message: "Only clocks 0 and 1 exist.", isInHostCall: true)
             }
         case .random:
-            let bytes = unsafe try Self.bytes(&reader, memory, .write)
-            unsafe try Self.inPieces(bytes, runLoop) { piece in unsafe try Self.fill(piece) }
+            try Self.fillRandomly(&reader, memory, runLoop)
         case .heap:
             try writer.appendInteger(memory.addressSpace.heap.lowerBound)
             try writer.appendInteger(memory.heapEnd - memory.addressSpace.heap.lowerBound)
@@ -121,6 +120,35 @@ enum LibraryFunction: String, CaseIterable {
                 guard written > 0 else { return }
                 unsafe rest = rest.dropFirst(written)
             }
+        }
+    }
+
+    /// Fills guest memory from the kernel's generator, a piece at a time as in ``inPieces(_:_:_:)``.
+    private static func fillRandomly(
+        _ reader: inout GuestValueReader,
+        _ memory: GuestMemory,
+        _ runLoop: RunLoop
+    ) throws {
+        var address: UInt64
+        var left: UInt64
+        do throws(SandboxError) {
+            address = try reader.nextInteger()
+            left = try reader.nextInteger()
+            try memory.check(.write, address: address, count: left)
+        } catch {
+            throw InvalidHostCallArgument(error: error)
+        }
+        while left > 0, runLoop.interruptHandle.pendingReason == nil {
+            let count = min(left, 64 << 10)
+            var bytes = [UInt8](repeating: 0, count: Int(count))
+            unsafe try bytes.withUnsafeMutableBytes { unsafe try fill($0) }
+            do throws(SandboxError) {
+                try memory.store(bytes, to: GuestBuffer(address: address, count: count))
+            } catch {
+                throw InvalidHostCallArgument(error: error)
+            }
+            address += count
+            left -= count
         }
     }
 

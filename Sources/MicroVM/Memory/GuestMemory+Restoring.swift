@@ -31,14 +31,9 @@ extension GuestMemory {
         by method: WrittenPages.Method = WrittenPages.bestMethod
     ) throws(SandboxError) -> RestoredPages {
         if image.heapEnd != heapEnd { try setHeapEnd(image.heapEnd) }
-        var written: [Range<Int>] = []
-        var count = 0
-        let first = writable.lowerBound
-        let isKnown = unsafe try WrittenPages.find(in: UnsafeRawBufferPointer(bytes(ofPages: writable)), by: method) {
-            written.append($0.lowerBound + first..<$0.upperBound + first)
-            count += $0.count
-        }
-        guard isKnown else { return try restoreEverything(to: image) }
+        let changedWindows = windows.indices.filter { windows[$0] !== image.windows[$0] }
+        for index in changedWindows { try setWindow(index, image.windows[index]) }
+        guard let (written, count) = try findWrittenPages(by: method) else { return try restoreEverything(to: image) }
 
         var result = RestoredPages()
         var dropped: [Range<Int>] = []
@@ -48,7 +43,10 @@ extension GuestMemory {
         let compares = count > Self.fewPages || method == .table
         for run in written {
             for page in run {
-                if result.copied + idleCount >= kept, canDrop(page, for: image) {
+                if isInWindow(page), image.pages.address(ofPage: page).isZero {
+                    // What is mapped there comes to light again.
+                    dropped.append(page)
+                } else if result.copied + idleCount >= kept, canDrop(page, for: image) {
                     dropped.append(page)
                 } else if compares, try isEqual(page, image) {
                     idle.append(page)
@@ -71,20 +69,56 @@ extension GuestMemory {
         if image !== self.image {
             // Written pages have been seen to: another look at them changes nothing.
             try image.pages.forEachDifference(from: self.image.pages) { page throws(SandboxError) in
-                guard page < writable.upperBound, try !isEqual(page, image) else { return }
+                guard writable.contains(page) || isInWindow(page) else { return }
+                if !isInWindow(page), try isEqual(page, image) { return }
                 try restore(page, to: image)
                 result.copied += 1
             }
         }
+        for index in changedWindows { try restoreWindow(index, to: image, &result) }
         didRestore(image)
         return result
+    }
+
+    /// Brings the pages of a window up to date that are not what is mapped there.
+    private func restoreWindow(
+        _ index: Int,
+        to image: MemoryImage,
+        _ result: inout RestoredPages
+    ) throws(SandboxError) {
+        try image.pages.forEachPage(in: addressSpace.pages(ofWindow: index)) { page throws(SandboxError) in
+            try restore(page, to: image)
+            result.copied += 1
+        }
+    }
+
+    private func isInWindow(_ page: Int) -> Bool { image.windowPages.contains(page) }
+
+    /// The pages that a guest or the host has written since they were last dropped; nothing where the kernel does not
+    /// say.
+    private func findWrittenPages(
+        by method: WrittenPages.Method
+    ) throws(SandboxError) -> (pages: [Range<Int>], count: Int)? {
+        var written: [Range<Int>] = []
+        var count = 0
+        for area in [writable] + writableWindowPages {
+            let first = area.lowerBound
+            let isKnown = unsafe try WrittenPages.find(in: UnsafeRawBufferPointer(bytes(ofPages: area)), by: method) {
+                written.append($0.lowerBound + first..<$0.upperBound + first)
+                count += $0.count
+            }
+            guard isKnown else { return nil }
+        }
+        return (written, count)
     }
 
     /// Where nobody says what was written: everything goes, and what lies behind it is brought up to date.
     private func restoreEverything(to image: MemoryImage) throws(SandboxError) -> RestoredPages {
         var result = RestoredPages()
-        drop(writable)
-        result.dropped = writable.count
+        for area in [writable] + writableWindowPages {
+            drop(area)
+            result.dropped += area.count
+        }
         for run in plan.copied {
             for page in run.pages {
                 try restore(page, to: image)
@@ -96,10 +130,11 @@ extension GuestMemory {
             result.copied += 1
         }
         try image.pages.forEachDifference(from: backing.pages) { page throws(SandboxError) in
-            guard page < writable.upperBound else { return }
+            guard writable.contains(page) else { return }
             try restore(page, to: image)
             result.copied += 1
         }
+        for index in windows.indices { try restoreWindow(index, to: image, &result) }
         didRestore(image)
         return result
     }
@@ -116,6 +151,7 @@ extension GuestMemory {
     }
 
     private func restore(_ page: Int, to image: MemoryImage) throws(SandboxError) {
+        if isInWindow(page) { return try restoreWindowPage(page, to: image) }
         let memory = unsafe bytes(ofPages: page..<page + 1)
         let address = image.pages.address(ofPage: page)
         if address.isZero {
@@ -150,24 +186,32 @@ extension GuestMemory {
 
     /// Takes the contents of the memory as they are. Pages that are as they were in the last image are shared with it.
     func takeImage() throws(SandboxError) -> MemoryImage {
-        var written: [Range<Int>] = []
-        let first = writable.lowerBound
-        let isKnown = unsafe try WrittenPages.find(in: UnsafeRawBufferPointer(bytes(ofPages: writable))) {
-            written.append($0.lowerBound + first..<$0.upperBound + first)
-        }
-        if !isKnown { written = [writable] }
-
+        let written = try findWrittenPages(by: WrittenPages.bestMethod)?.pages ?? [writable] + writableWindowPages
         var changes: [(page: Int, address: PageAddress)] = []
         var stored: [Int] = []
-        for page in written.joined() where try !isEqual(page, image) {
-            if unsafe Self.isZero(UnsafeRawBufferPointer(bytes(ofPages: page..<page + 1))) {
+        for page in written.joined() {
+            let isWindow = isInWindow(page)
+            let isNew = isWindow && image.pages.address(ofPage: page).isZero
+            if !isNew, try isEqual(page, image) { continue }
+            // In a window, nothing but what is mapped is told by the absence of a page.
+            if unsafe !isWindow && Self.isZero(UnsafeRawBufferPointer(bytes(ofPages: page..<page + 1))) {
                 changes.append((page, .zero))
             } else {
                 stored.append(page)
                 changes.append((page, PageAddress(rawValue: .max)))
             }
         }
-        if changes.isEmpty, heapEnd == image.heapEnd { return image }
+        let changedWindows = windows.indices.filter { windows[$0] !== image.windows[$0] }
+        if !changedWindows.isEmpty {
+            let kept = Set(written.joined())
+            for index in changedWindows {
+                try image.pages.forEachPage(in: addressSpace.pages(ofWindow: index)) { page in
+                    if !kept.contains(page) { changes.append((page, .zero)) }
+                }
+            }
+            changes.sort { $0.page < $1.page }
+        }
+        if changes.isEmpty, heapEnd == image.heapEnd, changedWindows.isEmpty { return image }
         var store: PageStore?
         if !stored.isEmpty {
             store = try PageStore(pageCount: stored.count) { writer throws(SandboxError) in
@@ -186,7 +230,7 @@ extension GuestMemory {
         // The heap has only grown since, and what is new there was zero before.
         var pages = image.pages
         pages.replace(changes, in: store)
-        let taken = MemoryImage(pages: pages, heapEnd: heapEnd)
+        let taken = MemoryImage(pages: pages, heapEnd: heapEnd, windows: windows, windowPages: image.windowPages)
         didRestore(taken)
         return taken
     }

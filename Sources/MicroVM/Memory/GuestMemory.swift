@@ -25,6 +25,10 @@ import SystemPackage
     let plan: MappingPlan
     /// Where the heap ends for now.
     private(set) var heapEnd: UInt64
+    /// What is mapped into each window.
+    var windows: [WindowMapping?]
+    /// Copies of bytes that have been lent instead of the bytes themselves, until the guest runs again.
+    private var lentCopies: [UnsafeMutableRawBufferPointer] = unsafe []
     /// For how many restores in a row most of the written pages had their old contents all the same.
     var idleRestores = 0
 
@@ -52,16 +56,22 @@ import SystemPackage
         unsafe base = place.memory(at: index)
         count = Int(addressSpace.size)
         heapEnd = image.heapEnd
+        windows = Array(repeating: nil, count: addressSpace.windows.count)
         // From here on `deinit` gives back what has been mapped when something fails.
         try setAccess(0..<Int(heapEnd), PROT_READ | PROT_WRITE)
         // Pages are restored one by one: none is to become 512 because it was touched.
         unsafe madvise(base, Int(heapEnd), MADV_NOHUGEPAGE)
+        for (index, mapping) in image.windows.enumerated() { try setWindow(index, mapping) }
         for run in plan.mapped { try map(run) }
         for run in plan.copied { try copy(run) }
+        try image.pages.forEachPage(in: image.windowPages) { page throws(SandboxError) in
+            try restoreWindowPage(page, to: image)
+        }
         for pages in plan.cleared { unsafe bytes(ofPages: pages).initializeMemory(as: UInt8.self, repeating: 0) }
     }
 
     deinit {
+        returnLentCopies()
         if reservation.count > 1 { reservation.clear(at: index) }
     }
 
@@ -171,22 +181,53 @@ import SystemPackage
         for access: GuestModule.Permissions
     ) throws(SandboxError) -> UnsafeMutableRawBufferPointer {
         if count == 0 { return unsafe UnsafeMutableRawBufferPointer(start: nil, count: 0) }
-        guard permits(access, address: address, count: count) else {
-            let violation = GuestPointerViolation(
-                address: address,
-                count: count,
-                access: access.contains(.write) ? .write : .read
-            )
-            throw SandboxError(.invalidPointer, violation.description, underlyingError: violation)
-        }
+        try check(access, address: address, count: count)
         // Regions lie inside the mapping, so this count fits an Int.
-        return unsafe hostBytes(at: address, count: Int(count))
+        if isLasting(address) { return unsafe hostBytes(at: address, count: Int(count)) }
+        guard !access.contains(.write) else {
+            throw SandboxError(
+                .invalidPointer,
+                "Bytes of a file that is mapped cannot be lent for writing, only stored."
+            )
+        }
+        // A copy, because pages of a file can be gone from one moment to the next.
+        let copy = UnsafeMutableRawBufferPointer.allocate(byteCount: Int(count), alignment: 16)
+        unsafe lentCopies.append(copy)
+        unsafe try copyOut(address, into: copy)
+        return unsafe copy
+    }
+
+    /// Throws `.invalidPointer` unless the guest may use all of these bytes that way itself.
+    func check(
+        _ access: GuestModule.Permissions,
+        address: UInt64,
+        count: UInt64
+    ) throws(SandboxError) {
+        guard count > 0, !permits(access, address: address, count: count) else { return }
+        let violation = GuestPointerViolation(
+            address: address,
+            count: count,
+            access: access.contains(.write) ? .write : .read
+        )
+        throw SandboxError(.invalidPointer, violation.description, underlyingError: violation)
+    }
+
+    /// The guest runs again: what was lent has gone back.
+    func returnLentCopies() {
+        guard unsafe !lentCopies.isEmpty else { return }
+        for index in unsafe lentCopies.indices { unsafe lentCopies[index].deallocate() }
+        unsafe lentCopies.removeAll()
     }
 
     /// Whether the guest itself may use all of these bytes that way, now.
     func permits(_ access: GuestModule.Permissions, address: UInt64, count: UInt64) -> Bool {
         guard addressSpace.permits(access, address: address, count: count) else { return false }
-        return count == 0 || !addressSpace.heap.contains(address) || address + count <= heapEnd
+        if count == 0 { return true }
+        if addressSpace.heap.contains(address) { return address + count <= heapEnd }
+        guard let index = addressSpace.window(at: address) else { return true }
+        guard let mapping = windows[index] else { return false }
+        return address + count <= addressSpace.windows[index].lowerBound + mapping.size
+            && (mapping.access == .copyOnWrite || !access.contains(.write))
     }
 
     /// Reads one value.
@@ -204,8 +245,9 @@ import SystemPackage
         _ value: Pointee,
         to pointer: GuestPointer<Pointee>
     ) throws(SandboxError) {
-        let size = UInt64(MemoryLayout<Pointee>.size)
-        unsafe try guestBytes(at: pointer.address, count: size, for: .write).storeBytes(of: value, as: Pointee.self)
+        try unsafe withUnsafeBytes(of: value) { bytes throws(SandboxError) in
+            unsafe try store(bytes, at: pointer.address)
+        }
     }
 
     /// Copies all bytes of a buffer.
@@ -226,11 +268,23 @@ import SystemPackage
                 "\(bytes.count) bytes do not fit into the guest's buffer of \(buffer.count) bytes."
             )
         }
-        let destination = unsafe try guestBytes(at: buffer.address, count: UInt64(bytes.count), for: .write)
-        unsafe bytes.withUnsafeBytes { unsafe destination.copyMemory(from: $0) }
+        unsafe try bytes.span.bytes.withUnsafeBytes { bytes throws(SandboxError) in
+            unsafe try store(bytes, at: buffer.address)
+        }
     }
 
-    /// Lends the bytes of a buffer without copying them.
+    /// Copies bytes to where the guest may write them itself, or throws `.invalidPointer`.
+    func store(_ bytes: UnsafeRawBufferPointer, at address: UInt64) throws(SandboxError) {
+        guard unsafe !bytes.isEmpty else { return }
+        try check(.write, address: address, count: UInt64(bytes.count))
+        if isLasting(address) {
+            unsafe hostBytes(at: address, count: bytes.count).copyMemory(from: bytes)
+        } else {
+            unsafe try copyIn(bytes, to: address)
+        }
+    }
+
+    /// Lends the bytes of a buffer without copying them, but for those of a file that is mapped.
     ///
     /// - Throws: ``SandboxError/Code/invalidPointer`` when the guest could not read all of them itself, or what the
     ///   closure throws.
@@ -241,12 +295,22 @@ import SystemPackage
 
     /// Lends the bytes of a buffer for changing them in place.
     ///
+    /// Of a file that is mapped, a copy is lent and written back.
+    ///
     /// - Throws: ``SandboxError/Code/invalidPointer`` when the guest could not write all of them itself, or what the
     ///   closure throws.
     public func withMutableBytes<Result>(
         of buffer: GuestBuffer,
         _ body: (inout MutableRawSpan) throws -> Result
     ) throws -> Result {
+        guard buffer.count == 0 || isLasting(buffer.address) else {
+            var copy = try load(buffer)
+            var span = copy.mutableSpan
+            var bytes = unsafe span.mutableBytes
+            let result = try body(&bytes)
+            try store(copy, to: buffer)
+            return result
+        }
         let bytes = unsafe try guestBytes(at: buffer.address, count: buffer.count, for: [.read, .write])
         var span = unsafe bytes.mutableBytes
         return try body(&span)

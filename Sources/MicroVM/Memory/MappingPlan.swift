@@ -18,10 +18,13 @@ struct MappingPlan: Sendable {
     /// More stretches than this are not mapped: a process can have 65,530 mappings unless the system is told otherwise.
     private static let mappedMaximum = 64
 
+    /// - Parameters:
+    ///   - pages: the snapshot's.
+    ///   - windowPages: those that come another way, because zero does not mean there that they are.
     /// - Throws: ``SandboxError/Code/systemCallFailed`` where pages have to be rearranged and there is no memory for
     ///   that.
-    init(_ pages: PageMap) throws(SandboxError) {
-        let runs = pages.runs()
+    init(_ pages: PageMap, excluding windowPages: Range<Int>) throws(SandboxError) {
+        let runs = pages.runs().filter { !windowPages.overlaps($0.pages) }
         if !mapInPlace(runs) { try mapRearranged(runs) }
         privatePages = Set(copied.flatMap(\.pages) + cleared.joined())
     }

@@ -127,6 +127,20 @@ struct PageMap: Sendable {
         }
     }
 
+    /// Calls `body` with each page of a range that is not zero, in ascending order.
+    func forEachPage(in range: Range<Int>, _ body: (Int) throws(SandboxError) -> Void) throws(SandboxError) {
+        var page = range.lowerBound
+        while page < range.upperBound {
+            let entry = page / Self.pagesPerEntry
+            let end = min(range.upperBound, (entry + 1) * Self.pagesPerEntry)
+            if case .zero = entries[entry] {
+            } else {
+                for page in page..<end where !address(ofPage: page).isZero { try body(page) }
+            }
+            page = end
+        }
+    }
+
     private func isShared(_ entry: Int, with other: PageMap) -> Bool {
         switch (entries[entry], other.entries[entry]) {
         case (.zero, .zero): true

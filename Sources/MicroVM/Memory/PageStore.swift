@@ -83,9 +83,15 @@ import SystemPackage
     }
 
     /// Copies a page's bytes, and fails where somebody has truncated the file.
-    func read(page index: Int, into destination: UnsafeMutableRawBufferPointer) throws(SandboxError) {
+    ///
+    /// - Parameter byKernel: whether `destination` may turn out not to be there, which is an error then.
+    func read(
+        page index: Int,
+        into destination: UnsafeMutableRawBufferPointer,
+        byKernel: Bool = false
+    ) throws(SandboxError) {
         precondition(index < pageCount && destination.count == GuestMemory.pageSize)
-        guard isForeign else {
+        guard isForeign || byKernel else {
             unsafe destination.copyMemory(
                 from: UnsafeRawBufferPointer(start: base + index * GuestMemory.pageSize, count: destination.count)
             )
@@ -101,7 +107,7 @@ import SystemPackage
                 let error: Errno? = result == 0 ? nil : Errno(rawValue: errno)
                 throw SandboxError(
                     .invalidSnapshot,
-                    "The snapshot's file has become shorter, or cannot be read any more.",
+                    "The snapshot's file has become shorter or cannot be read any more, or that of a window.",
                     underlyingError: error
                 )
             }

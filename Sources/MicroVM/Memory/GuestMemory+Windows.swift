@@ -1,0 +1,217 @@
+import CShims
+import Glibc
+import SystemPackage
+
+extension GuestMemory {
+    /// Shows something in a window that is free.
+    ///
+    /// - Throws: ``SandboxError/Code/outOfMemory`` when there is no free window or it is too small.
+    func map(_ contents: WindowContents, _ access: WindowContents.Access) throws(SandboxError) -> GuestBuffer {
+        guard let index = windows.firstIndex(where: { $0 == nil }) else {
+            throw SandboxError(.outOfMemory, "All of the \(windows.count) windows are in use; see windowCount.")
+        }
+        let window = addressSpace.windows[index]
+        let mapping = WindowMapping(contents, access)
+        guard mapping.size <= UInt64(window.count) else {
+            throw SandboxError(
+                .outOfMemory,
+                "\(contents.count) bytes do not fit into a window of \(window.count); see windowSize."
+            )
+        }
+        try setWindow(index, mapping)
+        return GuestBuffer(address: window.lowerBound, count: UInt64(contents.count))
+    }
+
+    /// Closes a window.
+    ///
+    /// - Throws: ``SandboxError/Code/invalidArgument`` when nothing is mapped there.
+    func unmap(_ buffer: GuestBuffer) throws(SandboxError) {
+        guard let index = addressSpace.window(at: buffer.address), windows[index] != nil,
+            addressSpace.windows[index].lowerBound == buffer.address
+        else {
+            throw SandboxError(
+                .invalidArgument,
+                "Nothing is mapped at 0x\(String(buffer.address, radix: 16)) that could be unmapped."
+            )
+        }
+        try setWindow(index, nil)
+    }
+
+    /// Replaces what is in a window by something else, or by inaccessible pages.
+    func setWindow(_ index: Int, _ mapping: WindowMapping?) throws(SandboxError) {
+        let window = addressSpace.windows[index]
+        let memory = unsafe hostBytes(at: window.lowerBound, count: window.count)
+        let nothing = MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED | MAP_NORESERVE
+        if windows[index] != nil {
+            // Inside this memory's own place; nothing is left of what was mapped there.
+            guard unsafe mmap(memory.baseAddress, memory.count, PROT_NONE, nothing, -1, 0) != MAP_FAILED else {
+                throw Self.windowFailure("unmap a window")
+            }
+            windows[index] = nil
+        }
+        guard let mapping else { return }
+        let (file, offset) = mapping.contents.file
+        let isPrivate = mapping.access == .copyOnWrite
+        let flags = MAP_FIXED | MAP_NORESERVE | (isPrivate ? MAP_PRIVATE : MAP_SHARED)
+        let protection = isPrivate ? PROT_READ | PROT_WRITE : PROT_READ
+        let size = Int(mapping.size)
+        let result = unsafe mmap(memory.baseAddress, size, protection, flags, file.rawValue, off_t(offset))
+        guard unsafe result != MAP_FAILED else { throw Self.windowFailure("map something into a window") }
+        windows[index] = mapping
+    }
+
+    private static func windowFailure(_ action: String) -> SandboxError {
+        SandboxError(.systemCallFailed, "Could not \(action).", underlyingError: Errno(rawValue: errno))
+    }
+
+    /// The pages of the windows whose contents a guest can have changed.
+    var writableWindowPages: [Range<Int>] {
+        zip(windows, addressSpace.windows).compactMap { mapping, window in
+            guard let mapping, mapping.access == .copyOnWrite else { return nil }
+            let first = Int(window.lowerBound) / Self.pageSize
+            return first..<first + Int(mapping.size) / Self.pageSize
+        }
+    }
+
+    /// Copies a page that was written since into a window, by way of the kernel: the file behind it may be gone.
+    func restoreWindowPage(_ page: Int, to image: MemoryImage) throws(SandboxError) {
+        guard let (store, index) = image.pages.location(ofPage: page) else { return }
+        unsafe try store.read(page: index, into: bytes(ofPages: page..<page + 1), byKernel: true)
+    }
+
+    /// What is wrong with an access that the kernel could not carry out, at an address that may be known.
+    func explain(_ address: UInt64?, _ access: GuestFault.Access?) -> Misbehaviour {
+        guard let address else {
+            return Misbehaviour(
+                .memoryUnavailable,
+                message:
+                    "Memory beyond the heap's end, or of a window, that is not to be had; the address is not known."
+            )
+        }
+        if (heapEnd..<max(heapEnd, addressSpace.heap.upperBound)).contains(address) {
+            return Misbehaviour(
+                .outOfBounds,
+                address: address,
+                access: access,
+                message: "The heap ends at 0x\(String(heapEnd, radix: 16)) as long as it does not grow."
+            )
+        }
+        guard let index = addressSpace.window(at: address) else {
+            return Misbehaviour(.hypervisor, address: address, message: "KVM could not reach the guest's memory.")
+        }
+        guard let mapping = windows[index], address - addressSpace.windows[index].lowerBound < mapping.size else {
+            return Misbehaviour(
+                .outOfBounds,
+                address: address,
+                access: access,
+                message: "Nothing is mapped there in the window."
+            )
+        }
+        if mapping.contents.hasShrunk {
+            return Misbehaviour(
+                .memoryUnavailable,
+                address: address,
+                access: access,
+                message: "The file that is mapped there has become shorter."
+            )
+        }
+        if mapping.access == .readOnly {
+            return Misbehaviour(.memoryAccess, address: address, access: access ?? .write)
+        }
+        return Misbehaviour(.memoryUnavailable, address: address, access: access)
+    }
+
+    /// The stretches that are there, for a memory slot each.
+    var accessible: [Range<UInt64>] {
+        var ranges = [0..<heapEnd]
+        for (mapping, window) in zip(windows, addressSpace.windows) {
+            guard let mapping, !mapping.contents.hasShrunk, mapping.access == .copyOnWrite else { continue }
+            ranges.append(window.lowerBound..<window.lowerBound + mapping.size)
+        }
+        return ranges + [addressSpace.pageTables]
+    }
+
+    // MARK: - Access by the host
+
+    /// Whether host code may use a pointer to bytes that the guest may use: not where the pages can go away under it.
+    func isLasting(_ address: UInt64) -> Bool {
+        guard let index = addressSpace.window(at: address) else { return true }
+        return windows[index]?.contents.isLasting ?? true
+    }
+
+    /// Copies bytes that the guest may read itself.
+    func copyOut(_ address: UInt64, into destination: UnsafeMutableRawBufferPointer) throws(SandboxError) {
+        guard let start = destination.baseAddress, destination.count > 0 else { return }
+        let source = unsafe hostBytes(at: address, count: destination.count)
+        let error = unsafe shim_copy(start, source.baseAddress!, source.count)
+        if error != 0 { throw Self.unavailable(address, error) }
+    }
+
+    /// Copies bytes to where the guest may write itself.
+    func copyIn(_ source: UnsafeRawBufferPointer, to address: UInt64) throws(SandboxError) {
+        guard let start = source.baseAddress, source.count > 0 else { return }
+        let destination = unsafe hostBytes(at: address, count: source.count)
+        let error = unsafe shim_copy(destination.baseAddress!, start, source.count)
+        if error != 0 { throw Self.unavailable(address, error) }
+    }
+
+    private static func unavailable(_ address: UInt64, _ error: Int32) -> SandboxError {
+        SandboxError(
+            .invalidPointer,
+            "The memory that is mapped at 0x\(String(address, radix: 16)) is not to be had.",
+            underlyingError: Errno(rawValue: error)
+        )
+    }
+}
+
+extension Sandbox {
+    /// Shows the guest a file or memory of the host, in a window that is free.
+    ///
+    /// ```swift
+    /// let dictionary = try await sandbox.map(.file("words.bin"), access: .readOnly)
+    /// let hits: Int = try await sandbox.call("search", dictionary, "needle")
+    /// ```
+    ///
+    /// A restore leaves mapped what was mapped when the snapshot was taken, and unmaps the rest.
+    ///
+    /// - Parameters:
+    ///   - contents: what to show.
+    ///   - access: what the guest may do with it.
+    /// - Returns: where the guest finds it, to be passed to it as an argument.
+    /// - Throws: ``SandboxError``: `.outOfMemory` when no window is free or large enough, `.busy` while a call is under
+    ///   way, `.closed`, `.systemCallFailed`, `.reentrantCall`.
+    public nonisolated func map(
+        _ contents: WindowContents,
+        access: WindowContents.Access
+    ) async throws -> GuestBuffer {
+        try HostCallChain.check(reference)
+        return try await mapNow(contents, access)
+    }
+
+    /// Takes away what was mapped; the guest's next access there is a fault.
+    ///
+    /// - Parameter buffer: what ``map(_:access:)`` has returned.
+    /// - Throws: ``SandboxError``: `.invalidArgument` when nothing is mapped there, `.busy`, `.closed`,
+    ///   `.systemCallFailed`, `.reentrantCall`.
+    public nonisolated func unmap(_ buffer: GuestBuffer) async throws {
+        try HostCallChain.check(reference)
+        try await unmapNow(buffer)
+    }
+
+    private func mapNow(
+        _ contents: WindowContents,
+        _ access: WindowContents.Access
+    ) throws(SandboxError) -> GuestBuffer {
+        try idleMemory.map(contents, access)
+    }
+
+    private func unmapNow(_ buffer: GuestBuffer) throws(SandboxError) { try idleMemory.unmap(buffer) }
+
+    private var idleMemory: GuestMemory {
+        get throws(SandboxError) {
+            let runLoop = try openRunLoop
+            guard !runLoop.isInCall else { throw SandboxError(.busy, "A call is under way.") }
+            return runLoop.machine.memory
+        }
+    }
+}
