@@ -30,7 +30,7 @@ import Testing
             }
             // The concurrency pool's threads come and go, and the allocator keeps something for each: less than a
             // hundredth of what so many sandboxes had.
-            let growth = "\(before) have become \(after)"
+            let growth = "\(before) have become \(after): \(Resources.descriptorTargets)"
             #expect(after.sandboxThreads == 0 && before.sandboxThreads == 0, "\(growth)")
             #expect(after.descriptors <= before.descriptors && after.threads <= before.threads + 4, "\(growth)")
             #expect(after.mappings <= before.mappings + 60, "\(growth)")
@@ -66,7 +66,7 @@ private final class Storm: Sendable {
 
     private let lanes: [Lane]
     private let set = SandboxSet()
-    private let tally = Mutex(Tally())
+    private let tally = Locked(Tally())
     private let attemptCount = Atomic<Int>(0)
     private let attemptGoal: Int
     private let isOver = Flag()
@@ -111,7 +111,7 @@ private final class Storm: Sendable {
         }
 
         let killsByName: Bool
-        let state = Mutex(State())
+        let state = Locked(State())
         /// The number that host calls of the call under way must carry, 0 between calls.
         let number = Atomic<UInt64>(0)
 

@@ -16,6 +16,20 @@ struct Resources: CustomStringConvertible {
         """
     }
 
+    /// What the descriptors are for, in words.
+    static var descriptorTargets: String {
+        var counts: [String: Int] = [:]
+        for name in names(in: "/proc/self/fd") {
+            var buffer = [CChar](repeating: 0, count: 256)
+            // Written up to its length less one, and so still a string.
+            let length = unsafe readlink("/proc/self/fd/\(name)", &buffer, buffer.count - 1)
+            guard length > 0 else { continue }
+            let target = String(decoding: buffer[..<length].map { UInt8(bitPattern: $0) }, as: UTF8.self)
+            counts[target, default: 0] += 1
+        }
+        return counts.sorted { $0.key < $1.key }.map { "\($0.value) \($0.key)" }.joined(separator: ", ")
+    }
+
     private static func entries(of folder: String) -> Int { names(in: folder).count }
 
     private static func names(in folder: String) -> [String] {
