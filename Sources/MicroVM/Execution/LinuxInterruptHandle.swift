@@ -168,8 +168,8 @@ import Synchronization
         return before
     }
 
-    /// Holds the sandbox if this call is under way, else does nothing; called as ``setStop(_:)``, and the same step of the
-    /// model. What the word was.
+    /// Holds the sandbox if this call is under way, else does nothing; called as ``setStop(_:)`` is, and the same step
+    /// of the model. What the word was.
     func setStop(duringCall number: UInt64) -> CallState {
         update { $0.isOf(call: number) ? CallState(rawValue: $0.rawValue | CallState.stop) : nil }
     }
