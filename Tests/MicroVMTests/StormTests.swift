@@ -235,7 +235,7 @@ private final class Storm: Sendable {
 
     /// Makes one call, and tells how it ended.
     private func call(_ kind: Kind, _ number: UInt64, _ sandbox: Sandbox, _ lane: Lane) async -> String {
-        let patience = Duration.milliseconds(20)
+        let patience = Duration.microseconds(Surroundings.paced(20_000))
         do {
             let call: GuestCall<Int64> =
                 switch kind {
@@ -246,15 +246,16 @@ private final class Storm: Sendable {
                 case .descend: try sandbox.start("descend", number, Int64(number % 7))
                 case .spin, .cancelled: try sandbox.start("iterate", Int.max, timeLimit: patience)
                 case .spinInNested: try sandbox.start("descend", number, Int64(1002), timeLimit: patience)
-                case .budget: try sandbox.start("iterate", Int.max, cpuTimeLimit: .milliseconds(5))
-                case .limited: try sandbox.start("iterate", Int.max, timeLimit: .microseconds(300))
+                case .budget:
+                    try sandbox.start("iterate", Int.max, cpuTimeLimit: .microseconds(Surroundings.paced(5000)))
+                case .limited: try sandbox.start("iterate", Int.max, timeLimit: .microseconds(Surroundings.paced(300)))
                 }
             let named = Call(call.killSwitch)
             lane.state.withLock { $0.call = named }
             let ended: Result<Int64, any Error>
             if kind == .cancelled {
                 let waiting = Task { try await call.result }
-                try? await Task.sleep(for: .microseconds(Int.random(in: 0...500)))
+                try? await Task.sleep(for: .microseconds(Surroundings.paced(.random(in: 0...500))))
                 waiting.cancel()
                 ended = await waiting.result
             } else {
@@ -283,7 +284,7 @@ private final class Storm: Sendable {
 
     // MARK: - Disturbers
 
-    private func pause() { usleep(UInt32.random(in: 0...400)) }
+    private func pause() { usleep(UInt32(Surroundings.paced(.random(in: 0...400)))) }
 
     private func kill() {
         while attemptCount.load(ordering: .relaxed) < attemptGoal {
@@ -293,7 +294,7 @@ private final class Storm: Sendable {
                 if lane.killsByName { killByName(lane) } else { killAny(lane) }
             }
             // As often as calls are made, or most attempts would find none.
-            usleep(UInt32.random(in: 0...20_000))
+            usleep(UInt32(Surroundings.paced(.random(in: 0...20_000))))
         }
     }
 
@@ -364,7 +365,7 @@ private final class Storm: Sendable {
             } catch {
                 violation("a stop of the set was lost: \(error)")
             }
-            usleep(2000)
+            usleep(UInt32(Surroundings.paced(2000)))
         }
         tally.withLock { [stops] in $0.stops += stops }
     }
@@ -386,7 +387,7 @@ private final class Storm: Sendable {
             {
                 pulls += 1
             }
-            try? await Task.sleep(for: .milliseconds(2))
+            try? await Task.sleep(for: .microseconds(Surroundings.paced(2000)))
         }
         tally.withLock { [pulls] in $0.pulls += pulls }
     }
