@@ -3,6 +3,8 @@ import Glibc
 /// What this process has.
 struct Resources: CustomStringConvertible {
     var descriptors = Self.entries(of: "/proc/self/fd")
+    /// Those of virtual machines and virtual CPUs.
+    var machineDescriptors = Self.descriptorTargets.count { $0.hasPrefix("anon_inode:kvm-") }
     var threads = Self.entries(of: "/proc/self/task")
     /// Those that sandboxes have begun.
     var sandboxThreads = Self.sandboxThreads()
@@ -16,18 +18,16 @@ struct Resources: CustomStringConvertible {
         """
     }
 
-    /// What the descriptors are for, in words.
-    static var descriptorTargets: String {
-        var counts: [String: Int] = [:]
-        for name in names(in: "/proc/self/fd") {
-            var buffer = [CChar](repeating: 0, count: 256)
-            // Written up to its length less one, and so still a string.
-            let length = unsafe readlink("/proc/self/fd/\(name)", &buffer, buffer.count - 1)
-            guard length > 0 else { continue }
-            let target = String(decoding: buffer[..<length].map { UInt8(bitPattern: $0) }, as: UTF8.self)
-            counts[target, default: 0] += 1
+    /// What the descriptors are for.
+    static var descriptorTargets: [String] {
+        names(in: "/proc/self/fd").compactMap { name in
+            var buffer = [UInt8](repeating: 0, count: 256)
+            let length = unsafe buffer.withUnsafeMutableBytes { bytes in
+                // No longer than the buffer, which is told.
+                unsafe readlink("/proc/self/fd/\(name)", bytes.baseAddress!, bytes.count)
+            }
+            return length > 0 ? String(decoding: buffer[..<length], as: UTF8.self) : nil
         }
-        return counts.sorted { $0.key < $1.key }.map { "\($0.value) \($0.key)" }.joined(separator: ", ")
     }
 
     private static func entries(of folder: String) -> Int { names(in: folder).count }
