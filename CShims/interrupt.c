@@ -194,14 +194,17 @@ int shim_timer_create(struct shim_interrupt_target *target, int signal, int reas
 }
 
 // The thread sanitizer keeps a signal back until the thread's next call of the C library: one that comes just before
-// KVM_RUN would not be handled before the guest is left. So there a timer repeats itself, as killers do.
+// KVM_RUN would not be handled before the guest is left, and one that finds the thread asleep would only have it sleep
+// on. So there a timer repeats itself, as killers do, and a sleeper looks around now and then.
 #if defined(__has_feature)
 #if __has_feature(thread_sanitizer)
 #define REPEAT_NANOSECONDS 1000000
+#define LONGEST_SLEEP_NANOSECONDS 5000000
 #endif
 #endif
 #ifndef REPEAT_NANOSECONDS
 #define REPEAT_NANOSECONDS 0
+#define LONGEST_SLEEP_NANOSECONDS 0
 #endif
 
 int shim_timer_arm(int32_t timer, uint64_t nanoseconds, uint64_t *left) {
@@ -216,6 +219,8 @@ int shim_timer_arm(int32_t timer, uint64_t nanoseconds, uint64_t *left) {
 void shim_timer_delete(int32_t timer) { syscall(SYS_timer_delete, timer); }
 
 void shim_futex_wait(const uint32_t *word, uint32_t expected, uint64_t nanoseconds) {
+    const uint64_t longest = LONGEST_SLEEP_NANOSECONDS;
+    if (longest && (!nanoseconds || nanoseconds > longest)) nanoseconds = longest;
     struct timespec time = {(time_t)(nanoseconds / 1000000000), (long)(nanoseconds % 1000000000)};
     syscall(SYS_futex, word, FUTEX_WAIT_PRIVATE, expected, nanoseconds ? &time : NULL);
 }

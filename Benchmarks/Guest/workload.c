@@ -49,3 +49,17 @@ EXPORT void spin(void) {
         __asm__ volatile("");
     }
 }
+
+// stop_latency and continue_latency: where count_up counts, for the host to look at.
+static volatile uint64_t counter;
+
+EXPORT uint64_t counter_address(void) {
+    return (uint64_t)&counter;
+}
+
+// Never returns.
+EXPORT void count_up(void) {
+    for (;;) {
+        counter++;
+    }
+}

@@ -13,6 +13,10 @@ import CShims
 /// The actor's executor is the virtual CPU's own thread. From elsewhere each call is an ordinary `await` and one hop;
 /// code that makes many calls does so inside ``run(_:)``, where they cost no hop. While the guest runs it occupies this
 /// thread alone; nothing blocks in the cooperative pool.
+///
+/// Isolated code runs between calls. A host function of the same sandbox that awaits such code, which can only be a
+/// program's own extension of the actor or a function with an `isolated Sandbox` parameter, waits for itself for ever;
+/// all that the library offers from outside throws ``SandboxError/Code/reentrantCall`` instead.
 public actor Sandbox {
     let reference: RunLoopReference
     /// Ends and holds the call under way, from any thread.

@@ -18,7 +18,7 @@ struct InterruptionTests {
             Self.arguments(["run", CommandRun.guest("spin"), function, "--returns", "void"]),
             program: Self.launcher
         ) { process in
-            usleep(700_000)
+            wait { process.runsGuest }
             kill(process, signal)
         }
         #expect(run.status == 130)
@@ -33,7 +33,7 @@ struct InterruptionTests {
             Self.arguments(["run", CommandRun.guest("spin_in_initializer"), "answer", "--json"]),
             program: Self.launcher
         ) { process in
-            usleep(700_000)
+            wait { process.runsGuest }
             kill(process, SIGINT)
         }
         #expect(run.status == 130)
@@ -51,8 +51,8 @@ struct InterruptionTests {
                 + Self.arguments(["run", CommandRun.guest("echo"), "byte_length", "stdin:"]),
             program: "/bin/bash"
         ) { shell in
-            usleep(700_000)
-            let children = children(of: shell)
+            wait { childProcesses(of: shell).contains(where: \.isMicroVM) }
+            let children = childProcesses(of: shell)
             for child in children where child.isMicroVM { kill(child, SIGINT) }
             // Not at once: the end of its input would end the command too.
             usleep(500_000)
@@ -70,12 +70,13 @@ struct InterruptionTests {
                 + Self.arguments(["run", CommandRun.guest("memory"), "print_long_line", "i32:100000000"]),
             program: "/bin/bash"
         ) { shell in
-            usleep(1_500_000)
-            let children = children(of: shell)
+            wait { childProcesses(of: shell).contains(where: \.isWriting) }
+            let children = childProcesses(of: shell)
             for child in children where child.isMicroVM { kill(child, SIGINT) }
             usleep(500_000)
             for child in children where child.isMicroVM { kill(child, SIGTERM) }
-            usleep(500_000)
+            // Not before the command is gone: a broken pipe would end it too.
+            wait { !children.contains { $0.isMicroVM && !$0.isGone } }
             for child in children where !child.isMicroVM { kill(child, SIGKILL) }
         }
         #expect(run.status == 128 + SIGTERM)
@@ -85,13 +86,50 @@ struct InterruptionTests {
 
 extension pid_t {
     /// Whether the process is the command, and not what it is connected with.
-    fileprivate var isMicroVM: Bool {
-        (try? String(contentsOfFile: "/proc/\(self)/comm", encoding: .utf8)) == "microvm\n"
+    fileprivate var isMicroVM: Bool { content(of: "comm") == "microvm\n" }
+
+    /// Whether it has ended, and maybe only waits for its parent to ask how.
+    fileprivate var isGone: Bool { fields(of: "stat").first.map { $0 == "Z" } ?? true }
+
+    /// Whether a sandbox's thread has used so much time that a guest must be running on it.
+    fileprivate var runsGuest: Bool {
+        sandboxThreads.contains { thread in
+            // Time in user mode and in the kernel, in hundredths of a second.
+            let times = fields(of: "task/\(thread)/stat").dropFirst(11).prefix(2).compactMap { Int($0) }
+            return times.reduce(0, +) >= (isEmulated ? 50 : 10)
+        }
+    }
+
+    /// Whether a sandbox's thread is in the system call `write`, or was when this looked.
+    fileprivate var isWriting: Bool {
+        sandboxThreads.contains { content(of: "task/\($0)/syscall").hasPrefix("1 ") }
+    }
+
+    private var sandboxThreads: [String] {
+        let threads = try? FileManager.default.contentsOfDirectory(atPath: "/proc/\(self)/task")
+        return (threads ?? []).filter { content(of: "task/\($0)/comm") == "microvm-vcpu\n" }
+    }
+
+    private func content(of file: String) -> String {
+        (try? String(contentsOfFile: "/proc/\(self)/\(file)", encoding: .utf8)) ?? ""
+    }
+
+    /// What comes behind the name in a `stat` file, from the state on.
+    private func fields(of file: String) -> [Substring] {
+        content(of: file).split(separator: ") ").last?.split(separator: " ") ?? []
+    }
+}
+
+/// Waits until something is so, but not much longer than a command may run.
+private func wait(until isSo: () -> Bool) {
+    for _ in 0..<6500 {
+        if isSo() { return }
+        usleep(10_000)
     }
 }
 
 /// The processes that a process has begun.
-private func children(of process: pid_t) -> [pid_t] {
+private func childProcesses(of process: pid_t) -> [pid_t] {
     let list = try? String(contentsOfFile: "/proc/\(process)/task/\(process)/children", encoding: .utf8)
     return (list ?? "").split(separator: " ").compactMap { pid_t($0) }
 }

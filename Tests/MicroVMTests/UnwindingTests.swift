@@ -1,5 +1,4 @@
 import Glibc
-import Synchronization
 import Testing
 
 @testable import MicroVM
@@ -47,7 +46,7 @@ import Testing
 
     /// A lock that is held while a host function is at work.
     final class Lock: Sendable {
-        private let isHeld = Mutex(false)
+        private let isHeld = Locked(false)
         func lock() {
             #expect(
                 isHeld.withLock { held in

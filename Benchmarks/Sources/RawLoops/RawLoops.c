@@ -5,6 +5,7 @@
 #include <fcntl.h>
 #include <linux/futex.h>
 #include <pthread.h>
+#include <sched.h>
 #include <semaphore.h>
 #include <signal.h>
 #include <stdatomic.h>
@@ -20,6 +21,7 @@
 #include "Placement.h"
 #include "RawLayout.h"
 #include "RawModule.h"
+#include "Watch.h"
 
 #define FOLD_INPUT 24576
 #define FOLD_OUTPUT 8192
@@ -32,6 +34,8 @@ struct raw_machine {
     int processor;
     uint8_t *memory;
     struct kvm_run *run;
+    // Where the guest counts, once that has been asked for.
+    uint64_t counter;
 };
 
 static uint64_t now(void) {
@@ -384,15 +388,24 @@ static kill_outcome kick(void *context) {
     return KILL_IN_GUEST;
 }
 
-// Enters the guest `count` times and once more, each time until it is kicked out. The first time is no sample, because
-// it brings the guest into its loop.
-static int kill_latency(struct job *job) {
-    raw_machine *machine = job->machine;
-    // Whoever started this thread may have had every signal blocked, as Dispatch's threads have.
+static int allow_kicks(void) {
+    struct sigaction action = {.sa_handler = do_nothing, .sa_flags = SA_RESTART};
+    return sigaction(kick_number(), &action, NULL) < 0 ? errno : 0;
+}
+
+// Whoever started this thread may have had every signal blocked, as Dispatch's threads have.
+static void unblock_kicks(void) {
     sigset_t number;
     sigemptyset(&number);
     sigaddset(&number, kick_number());
     pthread_sigmask(SIG_UNBLOCK, &number, NULL);
+}
+
+// Enters the guest `count` times and once more, each time until it is kicked out. The first time is no sample, because
+// it brings the guest into its loop.
+static int kill_latency(struct job *job) {
+    raw_machine *machine = job->machine;
+    unblock_kicks();
     *word(machine, RAW_MAILBOX + RAW_FUNCTION) = machine->module->spin;
     for (size_t i = 0; i <= job->count; i++) {
         // Before the killer is let go, so that no kick is wiped out.
@@ -412,17 +425,119 @@ static int kill_latency(struct job *job) {
 }
 
 int raw_kill_latency(raw_machine *machine, uint64_t *samples, size_t count) {
-    struct sigaction action = {.sa_handler = do_nothing, .sa_flags = SA_RESTART};
-    if (sigaction(kick_number(), &action, NULL) < 0) {
-        return errno;
-    }
     struct job job = {.body = kill_latency, .machine = machine, .samples = samples, .count = count};
-    int error = killer_create(&job.killer);
+    int error = allow_kicks();
+    if (error == 0) {
+        error = killer_create(&job.killer);
+    }
     if (error == 0) {
         error = perform(job);
         killer_destroy(job.killer);
     }
     return error;
+}
+
+// MARK: Stops
+
+// Where the guest is, or shall be; the job's own thread is the guest's.
+enum { GUEST_OUT, GUEST_GOES_ON, GUEST_ENDS };
+static _Atomic uint32_t held;
+
+static int run_counting_guest(struct job *job) {
+    raw_machine *machine = job->machine;
+    unblock_kicks();
+    for (;;) {
+        while (atomic_load(&held) == GUEST_OUT) {
+            syscall(SYS_futex, &held, FUTEX_WAIT_PRIVATE, GUEST_OUT, NULL, NULL, 0);
+        }
+        if (atomic_load(&held) == GUEST_ENDS) {
+            return 0;
+        }
+        // Before the guest can be seen to run, so that no kick is wiped out.
+        __atomic_store_n(&machine->run->immediate_exit, 0, __ATOMIC_SEQ_CST);
+        do {
+            if (ioctl(machine->processor, KVM_RUN, 0) == 0 || errno != EINTR) {
+                return EPROTO;
+            }
+        } while (__atomic_load_n(&machine->run->immediate_exit, __ATOMIC_SEQ_CST) == 0);
+        atomic_store(&held, GUEST_OUT);
+    }
+}
+
+static void set_held(uint32_t value) {
+    atomic_store(&held, value);
+    syscall(SYS_futex, &held, FUTEX_WAKE_PRIVATE, 1, NULL, NULL, 0);
+}
+
+// Whether the guest's thread has said in some seconds that the guest is out.
+static bool await_out(void) {
+    for (uint64_t looks = 0; looks < WATCH_LOOKS; looks++) {
+        if (atomic_load(&held) == GUEST_OUT) {
+            return true;
+        }
+        sched_yield();
+    }
+    return false;
+}
+
+static int find_counter(struct job *job) {
+    raw_machine *machine = job->machine;
+    *word(machine, RAW_MAILBOX + RAW_FUNCTION) = machine->module->counter_address;
+    if (!enter(machine, RAW_RETURN_PORT) || *word(machine, RAW_MAILBOX + RAW_RESULT) > RAW_MEMORY_SIZE - 8) {
+        return EPROTO;
+    }
+    machine->counter = *word(machine, RAW_MAILBOX + RAW_RESULT);
+    *word(machine, RAW_MAILBOX + RAW_FUNCTION) = machine->module->count_up;
+    return 0;
+}
+
+// Lets the guest go on and stops it `count` times and once more. The first time is no sample, because it brings the
+// guest into its loop. Either array may be missing.
+static int stop_and_go(raw_machine *machine, uint64_t *stops, uint64_t *continuations, size_t count) {
+    int error = allow_kicks();
+    if (error == 0 && machine->counter == 0) {
+        error = perform((struct job){.body = find_counter, .machine = machine});
+    }
+    if (error != 0) {
+        return error;
+    }
+    const uint8_t *counter = machine->memory + machine->counter;
+    atomic_store(&held, GUEST_OUT);
+    struct job job = {.body = run_counting_guest, .machine = machine};
+    error = begin(&job);
+    if (error != 0) {
+        return error;
+    }
+    bool good = true;
+    for (size_t i = 0; good && i <= count; i++) {
+        watch_pause();
+        uint64_t last = watch_word(counter);
+        uint64_t start = now();
+        set_held(GUEST_GOES_ON);
+        good = watch_until_changed(counter, last);
+        if (i > 0 && continuations != NULL) {
+            continuations[i - 1] = now() - start;
+        }
+
+        watch_pause();
+        start = now();
+        kick(machine);
+        good = good && await_out();
+        if (i > 0 && stops != NULL) {
+            stops[i - 1] = now() - start;
+        }
+    }
+    set_held(GUEST_ENDS);
+    error = finish();
+    return error == 0 && !good ? EPROTO : error;
+}
+
+int raw_stop_latency(raw_machine *machine, uint64_t *samples, size_t count) {
+    return stop_and_go(machine, samples, NULL, count);
+}
+
+int raw_continue_latency(raw_machine *machine, uint64_t *samples, size_t count) {
+    return stop_and_go(machine, NULL, samples, count);
 }
 
 // MARK: Hand-offs

@@ -28,6 +28,8 @@ struct raw_module {
     uint64_t call_host;
     uint64_t fold;
     uint64_t spin;
+    uint64_t counter_address;
+    uint64_t count_up;
 };
 
 #endif

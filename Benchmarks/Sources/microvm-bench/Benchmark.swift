@@ -27,8 +27,8 @@ struct Benchmark {
     let raw: Sampler
     /// What else is measured in the same run.
     var others: [Series] = []
-    /// Further fields, computed from the medians by series.
-    var derived: (_ medians: [String: Double]) -> [(name: String, value: Double)] = { _ in [] }
+    /// Further fields, computed from the results by series.
+    var derived: (_ summaries: [String: Summary]) -> [(name: String, value: Double)] = { _ in [] }
 
     /// Runs every series in turn, batch by batch, in the benchmark's placement, and sums up.
     func run(iterations: Int) async throws -> Report {
@@ -71,7 +71,7 @@ struct Benchmark {
             benchmark: name,
             placement: placement.outcome,
             series: summaries,
-            fields: fields + derived(byName.mapValues(\.p50))
+            fields: fields + derived(byName)
         )
     }
 

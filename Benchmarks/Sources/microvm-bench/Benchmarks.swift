@@ -3,6 +3,7 @@ extension Benchmark {
     static func all(module: RawModule, library: LibraryLoops) throws -> [Benchmark] {
         let machine = try RawMachine(module: module)
         let spinner = try RawMachine(module: module)
+        let counter = try RawMachine(module: module)
         return [
             Benchmark(name: "guest_call", ours: library.guestCall, raw: machine.guestCall),
             guestCallHop("guest_call_hop", .oneProcessor, machine, library),
@@ -19,6 +20,9 @@ extension Benchmark {
             ),
             killLatency("kill_latency", .twoProcessors, spinner, library),
             killLatency("kill_latency_same_processor", .oneProcessor, spinner, library),
+            interruption("stop_latency", .twoProcessors, library.stopLatency, counter.stopLatency),
+            interruption("continue_latency", .twoProcessors, library.continueLatency, counter.continueLatency),
+            killThousand(spinner, library),
         ]
     }
 
@@ -37,10 +41,11 @@ extension Benchmark {
                 Series(name: "raw_call", sample: machine.guestCall),
                 Series(name: "handoff", sample: threadHandoff),
             ],
-            derived: { medians in
+            derived: { summaries in
                 // A call and three hand-offs between threads that are never asleep for long; and what is left of
                 // plain C's own hop when its call is taken away: a hand-off round trip as it is in this use.
-                guard let call = medians["raw_call"], let handoff = medians["handoff"], let hop = medians["raw"]
+                guard let call = summaries["raw_call"]?.p50, let handoff = summaries["handoff"]?.p50,
+                    let hop = summaries["raw"]?.p50
                 else { return [] }
                 return [("limit_p50", call + 3 * handoff), ("asleep_handoff_p50", hop - call)]
             }
@@ -53,6 +58,15 @@ extension Benchmark {
         _ machine: RawMachine,
         _ library: LibraryLoops
     ) -> Benchmark {
+        interruption(name, placement, library.killLatency, machine.killLatency)
+    }
+
+    private static func interruption(
+        _ name: String,
+        _ placement: Placement,
+        _ ours: @escaping Sampler,
+        _ raw: @escaping Sampler
+    ) -> Benchmark {
         Benchmark(
             name: name,
             batch: 20,
@@ -60,8 +74,26 @@ extension Benchmark {
             leastSamples: 300,
             placement: placement,
             comparesTails: true,
-            ours: library.killLatency,
-            raw: machine.killLatency
+            ours: ours,
+            raw: raw
+        )
+    }
+
+    private static func killThousand(_ machine: RawMachine, _ library: LibraryLoops) -> Benchmark {
+        Benchmark(
+            name: "kill_thousand",
+            // All sandboxes of one batch are there at once: a thousand, unless fewer samples are asked for.
+            batch: 1000,
+            share: 0.5,
+            placement: .twoProcessors,
+            ours: library.killMany,
+            raw: machine.killLatency,
+            others: [Series(name: "single", sample: library.killLatency)],
+            derived: { summaries in
+                guard let ours = summaries["ours"], let single = summaries["single"] else { return [] }
+                let limit = Double(ours.count) * single.p90
+                return [("total", ours.total), ("limit_total", limit), ("ratio_total", ours.total / limit)]
+            }
         )
     }
 }

@@ -1,3 +1,4 @@
+import BenchmarkThreads
 import Glibc
 import MicroVM
 import Synchronization
@@ -102,28 +103,125 @@ struct LibraryLoops {
 
     /// `spin` for a millisecond, then from kill() entered to the call ended, as its own thread sees it.
     func killLatency(count: Int) async throws -> [UInt64] {
-        let unused = HostFunction("host_add") { (first: UInt64, second: UInt64) in first &+ second }
         let killer = try Killer()
         var times: [UInt64] = []
         while times.count < count {
-            let sandbox = try await Sandbox(module, hostFunctions: [unused])
-            let time = try await sandbox.run { sandbox -> UInt64? in
-                try Placement.adoptGuest()
-                // Plain C's machine is not new either.
-                let _: UInt64 = try await sandbox.call("add", UInt64(1), UInt64(1))
-                killer.order(sandbox.interruptHandle)
-                do {
-                    try await sandbox.call("spin")
-                    throw Errno.protocolError
-                } catch let error as SandboxError where error.code == .killed {
-                    let end = now()
-                    return killer.finish().map { begin in end - begin }
-                }
-            }
-            if let time { times.append(time) }
+            let sandbox = try await newSandbox()
+            if let time = try await kill(sandbox, by: killer) { times.append(time) }
             await sandbox.close()
         }
         return times
+    }
+
+    /// The same one after another with as many sandboxes as samples, which are there all the while.
+    func killMany(count: Int) async throws -> [UInt64] {
+        try raiseDescriptorLimit()
+        let killer = try Killer()
+        var sandboxes: [Sandbox] = []
+        for _ in 0..<count { sandboxes.append(try await newSandbox()) }
+        var times: [UInt64] = []
+        for sandbox in sandboxes {
+            if let time = try await kill(sandbox, by: killer) { times.append(time) }
+        }
+        for sandbox in sandboxes { await sandbox.close() }
+        return times
+    }
+
+    private func newSandbox() async throws -> Sandbox {
+        let unused = HostFunction("host_add") { (first: UInt64, second: UInt64) in first &+ second }
+        return try await Sandbox(module, hostFunctions: [unused])
+    }
+
+    /// Has a call of `spin` killed; nothing where the killer found no guest running.
+    private func kill(_ sandbox: Sandbox, by killer: Killer) async throws -> UInt64? {
+        try await sandbox.run { sandbox in
+            try Placement.adoptGuest()
+            // Plain C's machine is not new either.
+            let _: UInt64 = try await sandbox.call("add", UInt64(1), UInt64(1))
+            killer.order(sandbox.interruptHandle)
+            do {
+                try await sandbox.call("spin")
+                throw Errno.protocolError
+            } catch let error as SandboxError where error.code == .killed {
+                let end = now()
+                return killer.finish().map { begin in end - begin }
+            }
+        }
+    }
+
+    /// `count_up` for a millisecond, then from beginExternalStop() entered to returned.
+    func stopLatency(count: Int) async throws -> [UInt64] {
+        try await stopAndGo(count).stops
+    }
+
+    /// Stopped for a millisecond, then from endExternalStop() entered to the guest seen to count.
+    func continueLatency(count: Int) async throws -> [UInt64] {
+        try await stopAndGo(count).continuations
+    }
+
+    private func stopAndGo(_ count: Int) async throws -> (stops: [UInt64], continuations: [UInt64]) {
+        let sandbox = try await newSandbox()
+        try await sandbox.run { _ in try Placement.adoptGuest() }
+        let counter = try await GuestCounter(of: sandbox)
+        let handle = sandbox.interruptHandle
+        try handle.beginExternalStop()
+        let call = try sandbox.start("count_up")
+        // Not by sleeping on this thread: where there is one processor, it is the one that has to begin the call.
+        while try await sandbox.pullFullState().isInCall == false { await Task.yield() }
+
+        var times = (stops: [UInt64](repeating: 0, count: count), continuations: [UInt64](repeating: 0, count: count))
+        // As often as samples and once more, like plain C, because the first time brings the guest into its loop.
+        for index in 0...count {
+            watch_pause()
+            let last = counter.value
+            var begin = now()
+            try handle.endExternalStop()
+            guard counter.hasChanged(from: last) else { throw Errno.protocolError }
+            if index > 0 { times.continuations[index - 1] = now() - begin }
+
+            watch_pause()
+            begin = now()
+            try handle.beginExternalStop()
+            if index > 0 { times.stops[index - 1] = now() - begin }
+        }
+        try call.killSwitch.terminate()
+        _ = try? await call.result
+        await sandbox.close()
+        return times
+    }
+}
+
+/// The word that the guest's `count_up` counts in, seen while it counts.
+@safe private struct GuestCounter: @unchecked Sendable {
+    // Inside the sandbox's memory, which stays where it is until the sandbox is closed: after the last look. Only
+    // whole words are read, atomically.
+    private let word: UnsafeRawPointer
+
+    init(of sandbox: Sandbox) async throws {
+        let address: UInt64 = try await sandbox.call("counter_address")
+        self = try await sandbox.run { sandbox in
+            try sandbox.memory.withBytes(of: GuestBuffer(address: address, count: 8)) { bytes in
+                unsafe bytes.withUnsafeBytes { unsafe GuestCounter(word: $0.baseAddress!) }
+            }
+        }
+    }
+
+    private init(word: UnsafeRawPointer) { unsafe self.word = word }
+
+    var value: UInt64 { unsafe watch_word(word) }
+
+    func hasChanged(from last: UInt64) -> Bool { unsafe watch_until_changed(word, last) }
+}
+
+/// Each sandbox has two descriptors, and processes begin with few.
+private func raiseDescriptorLimit() throws(Errno) {
+    var limit = rlimit()
+    guard unsafe getrlimit(__rlimit_resource_t(RLIMIT_NOFILE.rawValue), &limit) == 0 else {
+        throw Errno(rawValue: errno)
+    }
+    limit.rlim_cur = min(limit.rlim_max, 1 << 20)
+    guard unsafe setrlimit(__rlimit_resource_t(RLIMIT_NOFILE.rawValue), &limit) == 0 else {
+        throw Errno(rawValue: errno)
     }
 }
 

@@ -19,7 +19,12 @@ struct MicroVMBench: AsyncParsableCommand {
     @Flag(help: "Print one JSON object a line instead of a table.")
     var json = false
 
-    @Option(help: "Samples of each quick benchmark; cold_start and the kills take a tenth of it, kills at least 300.")
+    @Option(
+        help: """
+            Samples of each quick benchmark; kill_thousand takes half of it, cold_start, kills and stops a tenth, the \
+            latter two at least 300.
+            """
+    )
     var iterations = 2000
 
     @Argument(help: "The benchmarks to run, by name; all when none is named.")

@@ -52,6 +52,14 @@ struct RawMachine {
     func killLatency(count: Int) throws -> [UInt64] {
         try unsafe samples(count) { unsafe raw_kill_latency(machine, $0, count) }
     }
+
+    func stopLatency(count: Int) throws -> [UInt64] {
+        try unsafe samples(count) { unsafe raw_stop_latency(machine, $0, count) }
+    }
+
+    func continueLatency(count: Int) throws -> [UInt64] {
+        try unsafe samples(count) { unsafe raw_continue_latency(machine, $0, count) }
+    }
 }
 
 /// One round trip between two sleeping threads.

@@ -56,6 +56,9 @@ struct CallState: Equatable {
     /// The number of the call under way, or of the last one. 48 bits are enough for centuries of calls.
     var number: UInt64 { rawValue >> Self.numberShift }
 
+    /// Whether this call is under way.
+    func isOf(call number: UInt64) -> Bool { self.number == number && has(Self.inCall) }
+
     /// The same with the call asked to end.
     func cancelled(for reason: Reason) -> CallState {
         CallState(rawValue: rawValue | Self.cancel | reason.rawValue << UInt64(SHIM_STATE_REASON_SHIFT))

@@ -168,6 +168,12 @@ import Synchronization
         return before
     }
 
+    /// Holds the sandbox if this call is under way, else does nothing; called as ``setStop(_:)`` is, and the same step
+    /// of the model. What the word was.
+    func setStop(duringCall number: UInt64) -> CallState {
+        update { $0.isOf(call: number) ? CallState(rawValue: $0.rawValue | CallState.stop) : nil }
+    }
+
     /// Takes a running guest out for a stop that has just been set. Nothing, where the sandbox is closed.
     func kick(_ before: CallState) {
         guard before.has(CallState.running), registerSender() else { return }

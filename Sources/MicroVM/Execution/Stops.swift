@@ -81,10 +81,15 @@ extension LinuxInterruptHandle {
         wakeIfWaiting()
     }
 
-    /// Begins a stop from inside a host call.
-    func beginInternalStop(_ stop: TaskStop) throws(StopError) {
-        _ = try changeStops { counts throws(StopError) in
+    /// Begins a stop from inside a host call of one call.
+    ///
+    /// - Throws: ``StopError/dropped`` when that call is over; what comes after it is not held.
+    func beginInternalStop(_ stop: TaskStop, call number: UInt64) throws(StopError) {
+        try stops.withLock { counts throws(StopError) in
+            guard currentState.isOf(call: number) else { throw .dropped }
             guard counts.internal == nil else { throw .internalStop }
+            // The call may end at any time: whether it is there, and that it is held, is one step.
+            guard setStop(duringCall: number).isOf(call: number) else { throw .dropped }
             counts.internal = stop
         }
     }

@@ -26,7 +26,7 @@ public struct HostCallContext: Sendable {
     /// run again, so that there is no sense in going on. Also when it is over. From any thread.
     public var isCancelled: Bool {
         let state = reference.interruptHandle.currentState
-        return state.number != callNumber || !state.has(CallState.inCall) || state.reason != nil
+        return !state.isOf(call: callNumber) || state.reason != nil
     }
 
     /// Throws when the call shall end.
@@ -50,9 +50,7 @@ public struct HostCallContext: Sendable {
     ///
     /// - Throws: ``StopError/internalStop`` when there is one already; ``StopError/dropped`` after the call.
     public func beginInternalStop(_ stop: TaskStop) throws(StopError) {
-        let state = reference.interruptHandle.currentState
-        guard state.number == callNumber, state.has(CallState.inCall) else { throw .dropped }
-        try reference.interruptHandle.beginInternalStop(stop)
+        try reference.interruptHandle.beginInternalStop(stop, call: callNumber)
     }
 
     // MARK: - Nested calls

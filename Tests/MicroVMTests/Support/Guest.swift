@@ -1,5 +1,4 @@
 import Glibc
-import Synchronization
 import SystemPackage
 import Testing
 
@@ -20,7 +19,7 @@ enum Guest: String, CaseIterable, Sendable {
     case swiftStrings = "swift_strings"
     case swiftTraps = "swift_traps"
 
-    private static let modules = Mutex<[Guest: GuestModule]>([:])
+    private static let modules = Locked<[Guest: GuestModule]>([:])
 
     var path: FilePath { FilePath("\(GuestImages.directory)/\(rawValue).so") }
 
@@ -43,7 +42,7 @@ enum Guest: String, CaseIterable, Sendable {
 
 /// Values that several threads add to one list.
 final class Recorder<Element: Sendable>: Sendable {
-    private let elements = Mutex<[Element]>([])
+    private let elements = Locked<[Element]>([])
 
     var all: [Element] { elements.withLock { $0 } }
     var count: Int { elements.withLock { $0.count } }

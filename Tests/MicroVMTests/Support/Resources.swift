@@ -3,6 +3,8 @@ import Glibc
 /// What this process has.
 struct Resources: CustomStringConvertible {
     var descriptors = Self.entries(of: "/proc/self/fd")
+    /// Those of virtual machines and virtual CPUs.
+    var machineDescriptors = Self.descriptorTargets.count { $0.hasPrefix("anon_inode:kvm-") }
     var threads = Self.entries(of: "/proc/self/task")
     /// Those that sandboxes have begun.
     var sandboxThreads = Self.sandboxThreads()
@@ -14,6 +16,18 @@ struct Resources: CustomStringConvertible {
         \(descriptors) descriptors, \(threads) threads (\(sandboxThreads) of sandboxes), \(mappings) mappings, \
         \(residentKibibytes) KiB resident
         """
+    }
+
+    /// What the descriptors are for.
+    static var descriptorTargets: [String] {
+        names(in: "/proc/self/fd").compactMap { name in
+            var buffer = [UInt8](repeating: 0, count: 256)
+            let length = unsafe buffer.withUnsafeMutableBytes { bytes in
+                // No longer than the buffer, which is told.
+                unsafe readlink("/proc/self/fd/\(name)", bytes.baseAddress!, bytes.count)
+            }
+            return length > 0 ? String(decoding: buffer[..<length], as: UTF8.self) : nil
+        }
     }
 
     private static func entries(of folder: String) -> Int { names(in: folder).count }

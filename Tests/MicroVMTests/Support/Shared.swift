@@ -1,10 +1,12 @@
 import Synchronization
 
+@testable import MicroVM
+
 /// A value that closures on several threads share.
 final class Shared<Value: Sendable>: Sendable {
-    private let storage: Mutex<Value?>
+    private let storage: Locked<Value?>
 
-    init(_ value: Value?) { storage = Mutex(value) }
+    init(_ value: Value?) { storage = Locked(value) }
 
     var value: Value? {
         get { storage.withLock { $0 } }

@@ -15,6 +15,9 @@ enum Surroundings {
         isEmulated || !isStress ? max(2, count / 20) : isSanitized ? max(2, count / 5) : count
     }
 
+    /// So many microseconds, or more where everything takes as much longer.
+    static func paced(_ microseconds: Int) -> Int { isEmulated ? 20 * microseconds : microseconds }
+
     private static func isSet(_ name: String) -> Bool {
         // The tests set no variables, so what is found stays.
         guard let value = unsafe getenv(name) else { return false }

@@ -46,6 +46,19 @@ int raw_cold_start(const raw_module *module, bool with_cpuid, uint64_t *samples,
 /// The kicks are a killer's, a millisecond after each entry. Uses up the machine: afterwards it knows no other call.
 int raw_kill_latency(raw_machine *machine, uint64_t *samples, size_t count);
 
+/// From just before the kick of a guest that counts to another thread, the one that kicks, having seen that it is out.
+///
+/// The kicks come a millisecond after the guest was let go on. Uses up the machine: afterwards it knows only this and
+/// `raw_continue_latency`.
+int raw_stop_latency(raw_machine *machine, uint64_t *samples, size_t count);
+
+/// From just before the thread of a guest that was stopped is woken to another thread having seen that the guest
+/// counts.
+///
+/// The thread has slept for a millisecond by then. Uses up the machine: afterwards it knows only this and
+/// `raw_stop_latency`.
+int raw_continue_latency(raw_machine *machine, uint64_t *samples, size_t count);
+
 /// One round trip between two threads that sleep on a futex in turn, the answering one in a virtual CPU's place.
 int raw_thread_handoff(uint64_t *samples, size_t count);
 
