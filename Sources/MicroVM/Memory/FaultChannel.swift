@@ -109,8 +109,8 @@ final class FaultChannel: Sendable {
         case failed(Errno)
     }
 
-    /// Makes absent pages of the kernel's present, with bytes and zeros behind them, and wakes who waits for them. Pages
-    /// that are there already stay as they are; pages that are unmapped or not watched are left out.
+    /// Makes absent pages of the kernel's present, with bytes and zeros behind them, and wakes who waits for them.
+    /// Pages that are there already stay as they are; pages that are unmapped or not watched are left out.
     ///
     /// - Parameters:
     ///   - addresses: whole pages.
@@ -168,6 +168,14 @@ func setProtection(_ protection: MemoryProtection?, of addresses: Range<UInt>) -
     // What is at these addresses is no Swift object.
     let start = unsafe UnsafeMutableRawPointer(bitPattern: addresses.lowerBound)
     return unsafe mprotect(start, addresses.count, protection?.flags ?? PROT_NONE) == 0 ? nil : Errno(rawValue: errno)
+}
+
+/// Whether a page of the kernel's is there. One that was swapped out may count as absent.
+func isPresent(_ page: Range<UInt>) -> Bool {
+    var status: UInt8 = 0
+    // One byte for one page, which is all that is written; the page itself is not touched.
+    let result = unsafe mincore(UnsafeMutableRawPointer(bitPattern: page.lowerBound), page.count, &status)
+    return result == 0 && status & 1 != 0
 }
 
 /// Drops the content of whole pages, which must be the caller's: what is private to this process is absent afterwards.

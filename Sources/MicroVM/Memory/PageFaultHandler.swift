@@ -34,8 +34,8 @@ public final class PageFaultHandler: Sendable {
 
     deinit { service.shutDown() }
 
-    /// What has been done so far.
-    public var statistics: Statistics { service.statistics.withLock { $0 } }
+    /// What has been done so far: of every access that has ended, its page or its failure is counted.
+    public var statistics: Statistics { service.currentStatistics }
 
     /// Begins to serve private memory of this process. Until sources are attached to its regions nobody can access
     /// them.

@@ -97,6 +97,13 @@ final class PageFaultService: Sendable {
         state.withLock { $0.channel = nil }
     }
 
+    /// The statistics, in which whatever others can have noticed is counted.
+    var currentStatistics: PageFaultHandler.Statistics {
+        // The kernel wakes those who wait for a page before it can be counted, but both happen under the region's lock.
+        for memory in state.withLock({ $0.memories }) { memory.settle() }
+        return statistics.withLock { $0 }
+    }
+
     // MARK: Messages
 
     /// Returns when every message that has been read has been acted upon.

@@ -139,6 +139,11 @@ final class ServedMemory: Sendable {
         }
     }
 
+    /// Returns when whatever is being done to a region's memory is done.
+    func settle() {
+        for region in regions { region.settle() }
+    }
+
     /// Whether anything is left to be served.
     var isOpen: Bool { regions.contains(where: \.isOpen) }
 

@@ -80,6 +80,8 @@ final class ServedRegion: Sendable {
         state = Locked(State(channel: channel))
     }
 
+    func settle() { state.withLock { _ in } }
+
     /// Whether the memory is still the handler's.
     var isOpen: Bool { state.withLock { $0.channel != nil } }
 
@@ -177,7 +179,7 @@ final class ServedRegion: Sendable {
     func fault(at address: UInt) -> Work? {
         state.withLock { state in
             // When there is no channel, whoever was waiting has been woken.
-            guard state.channel != nil else { return nil }
+            guard let channel = state.channel else { return nil }
             let offset = Int(address - addresses.lowerBound)
             guard let attachment = state.attachment, offset < attachment.accessibleCount else {
                 fail(kernelPage(address), address, .outOfBounds, &state)
@@ -186,6 +188,12 @@ final class ServedRegion: Sendable {
             let page = offset / granularity
             if let fetched = state.pages[page] {
                 state.pages[page]?.address = fetched.address ?? address
+                return nil
+            }
+            // An access can fault while its page is being filled, and its message be read afterwards: its waiting is
+            // over, and the source need not be asked again.
+            if isPresent(kernelPage(address)) {
+                channel.wake(kernelPage(address))
                 return nil
             }
             return begin(page, upTo: 1 + attachment.source.readAhead, for: address, attachment, &state)
@@ -325,7 +333,7 @@ final class ServedRegion: Sendable {
         }
     }
 
-    /// The failure that was recorded first, with its index. Its page, and all others that failed, can be accessed again.
+    /// The failure that was recorded first. Its page, and all others that failed, can be accessed again.
     func takeFailure() -> PageFailure? {
         state.withLock { state in
             defer { state.failure = nil }
