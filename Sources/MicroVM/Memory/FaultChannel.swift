@@ -100,13 +100,21 @@ final class FaultChannel: Sendable {
     }
 
     /// How far ``fill(_:with:)`` got.
-    enum Filling {
-        /// All pages are there: so many bytes with content and so many with zeros are new.
-        case complete(copied: Int, zeroed: Int)
-        /// Memory is being unmapped elsewhere: to be tried again.
-        case tryAgain
-        /// The kernel has no memory for them.
-        case failed(Errno)
+    struct Filling {
+        enum End {
+            /// All pages are there.
+            case complete
+            /// Memory is being unmapped elsewhere: to be tried again.
+            case tryAgain
+            /// The kernel has no memory for them.
+            case failed(Errno)
+        }
+
+        /// New bytes with content.
+        var copied = 0
+        /// New bytes without.
+        var zeroed = 0
+        var end = End.complete
     }
 
     /// Makes absent pages of the kernel's present, with bytes and zeros behind them, and wakes who waits for them.
@@ -118,8 +126,7 @@ final class FaultChannel: Sendable {
     func fill(_ addresses: Range<UInt>, with bytes: [UInt8]) -> Filling {
         var address = addresses.lowerBound
         let copyEnd = min(addresses.upperBound, address + UInt(bytes.count))
-        var copied = 0
-        var zeroed = 0
+        var filling = Filling()
         // Whether somebody may be waiting whom the kernel has not woken yet.
         var mustWake = false
         // A protected page between others makes a mapping of its own, and one request stays in one mapping.
@@ -137,7 +144,7 @@ final class FaultChannel: Sendable {
                 }
                 : shim_userfault_zero(descriptor, UInt64(address), UInt64(count))
             if result > 0 {
-                if isCopy { copied += Int(result) } else { zeroed += Int(result) }
+                if isCopy { filling.copied += Int(result) } else { filling.zeroed += Int(result) }
                 address += UInt(result)
                 continue
             }
@@ -146,12 +153,16 @@ final class FaultChannel: Sendable {
             case .fileExists: address += UInt(Self.pageSize)
             case .noSuchFileOrDirectory where count > Self.pageSize: isSplit = true
             case .noSuchFileOrDirectory, .noSuchProcess, .invalidArgument: address += UInt(Self.pageSize)
-            case .resourceTemporarilyUnavailable: return .tryAgain
-            case let error: return .failed(error)
+            case .resourceTemporarilyUnavailable:
+                filling.end = .tryAgain
+                return filling
+            case let error:
+                filling.end = .failed(error)
+                return filling
             }
         }
         if mustWake { wake(addresses) }
-        return .complete(copied: copied, zeroed: zeroed)
+        return filling
     }
 }
 

@@ -146,6 +146,8 @@ final class PageFaultService: Sendable {
 
     func add(_ work: ServedRegion.Work, in region: ServedRegion) {
         state.withLock { state in
+            // Without memory there is no thread, and nobody who waits.
+            if state.memories.isEmpty { return }
             state.jobs.append(Job(region: region, work: work))
             state.channel?.notify()
         }
@@ -154,6 +156,7 @@ final class PageFaultService: Sendable {
     /// The same, a millisecond later.
     func retry(_ work: ServedRegion.Work, in region: ServedRegion) {
         state.withLock { state in
+            if state.memories.isEmpty { return }
             state.retries.append(Job(region: region, work: work))
             // Otherwise the thread comes by, and a notification would only cut its pause short.
             if state.isThreadIdle { state.channel?.notify() }

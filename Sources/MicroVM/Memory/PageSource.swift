@@ -154,7 +154,8 @@ public struct PageSource: Sendable {
     ///
     /// Each fetch runs in a task of its own, several at a time for different pages, and the guest stands still for as
     /// long as its page takes. The task is cancelled when nobody needs the page any more: because the guest call was
-    /// killed, or its memory went. Whatever the function throws makes the guest's access fail.
+    /// killed, or its memory went; one that goes on regardless is no longer listened to. Whatever the function throws
+    /// makes the guest's access fail.
     ///
     /// - Parameters:
     ///   - size: how many bytes the source has; zeros follow, for which nobody asks.

@@ -55,6 +55,7 @@ final class ServedMemory: Sendable {
             )
         }
         let served = self[sandbox, region]
+        if served.isAttached { detach(sandbox: sandbox, region: region) }
         try served.attach(source, accessibleCount: accessibleCount, protection: protection).discard()
     }
 
@@ -86,9 +87,9 @@ final class ServedMemory: Sendable {
     /// Ends every wait for a page of a sandbox at once: the accesses fail, and are recorded as abandoned.
     ///
     /// An access that has not begun to wait when this is called is none of its business, so whoever wants a guest to
-    /// stop repeats this together with the kicks until the guest has been left. Without such kicks nothing but this
-    /// ends a KVM_RUN that waits for a page: before Linux 6.2 signals do not, nor do they end accesses that KVM makes
-    /// on behalf of an instruction which it emulates.
+    /// stop repeats this together with the kicks until the guest has been left. Signals alone do not do: older kernels
+    /// (Linux 6.1 is one) do not let them end a KVM_RUN that waits for a page, and none lets them end an access that
+    /// KVM makes on behalf of an instruction which it emulates.
     func abandonFaults(sandbox: Int) {
         // Those that the handler's thread has not got round to.
         service.readMessages()

@@ -85,6 +85,8 @@ final class ServedRegion: Sendable {
     /// Whether the memory is still the handler's.
     var isOpen: Bool { state.withLock { $0.channel != nil } }
 
+    var isAttached: Bool { state.withLock { $0.attachment != nil } }
+
     // MARK: - Attachments
 
     func attach(
@@ -155,9 +157,8 @@ final class ServedRegion: Sendable {
             let previous = attachment.accessibleCount
             // Before the pages are dropped: a guest that runs faults on them at once.
             state.attachment?.accessibleCount = count
-            let changed =
-                addresses.lowerBound + UInt(min(previous, count))..<addresses.lowerBound
-                + UInt(max(previous, count))
+            let start = addresses.lowerBound
+            let changed = start + UInt(min(previous, count))..<start + UInt(max(previous, count))
             if changed.isEmpty { return }
             let error =
                 count > previous ? setProtection(attachment.protection, of: changed) : discardContent(of: changed)
@@ -281,14 +282,15 @@ final class ServedRegion: Sendable {
         guard let channel = state.channel, let attachment = state.attachment, !isOver(fetch, state) else { return true }
         let end = min(fetch.pages.upperBound * granularity, attachment.accessibleCount)
         let pages = addresses.lowerBound + UInt(fetch.offset)..<addresses.lowerBound + UInt(max(fetch.offset, end))
-        switch channel.fill(pages, with: bytes) {
+        let filling = channel.fill(pages, with: bytes)
+        statistics.withLock { statistics in
+            statistics.copiedPages += filling.copied / FaultChannel.pageSize
+            statistics.zeroPages += filling.zeroed / FaultChannel.pageSize
+        }
+        switch filling.end {
         case .tryAgain: return false
         case .failed(let error): fail(remove(fetch, &state), .sourceFailed(error), &state)
-        case .complete(let copied, let zeroed):
-            statistics.withLock { statistics in
-                statistics.copiedPages += copied / FaultChannel.pageSize
-                statistics.zeroPages += zeroed / FaultChannel.pageSize
-            }
+        case .complete:
             // The memory may have become shorter meanwhile.
             fail(remove(fetch, &state).filter { $0 >= pages.upperBound }, .outOfBounds, &state)
         }
