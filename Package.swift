@@ -55,6 +55,7 @@ let package = Package(
             name: "MicroVMTests",
             dependencies: [
                 "MicroVM",
+                "LinuxKVM",
                 "AllocationCounter",
                 "SystemCallCounter",
                 .product(name: "SystemPackage", package: "swift-system"),

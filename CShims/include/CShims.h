@@ -213,6 +213,7 @@ static inline struct kvm_sync_regs *_Nonnull shim_kvm_shared(struct kvm_run *_No
 #include "guest_layout.h"
 #include "interrupt.h"
 #include "memory.h"
+#include "userfault.h"
 
 // supervisor.S: the code that is copied into every guest. Swift imports functions that return an address, but no array
 // whose length is not known.

@@ -47,8 +47,10 @@ struct Resources: CustomStringConvertible {
         return names
     }
 
-    private static func sandboxThreads() -> Int {
-        names(in: "/proc/self/task").count { lines(of: "/proc/self/task/\($0)/comm").first == "microvm-vcpu" }
+    private static func sandboxThreads() -> Int { threads(named: "microvm-vcpu") }
+
+    static func threads(named name: String) -> Int {
+        names(in: "/proc/self/task").count { lines(of: "/proc/self/task/\($0)/comm").first ?? "" == name }
     }
 
     private static func lines(of path: String) -> [Substring] {
