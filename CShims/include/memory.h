@@ -35,6 +35,9 @@ int shim_pagemap_scan(int pagemap, uint64_t start, uint64_t end, struct shim_pag
 // whose pages may not come, which a plain access would be killed for. 0, or an errno (EFAULT).
 int shim_copy(void *_Nonnull destination, const void *_Nonnull source, size_t count);
 
+// The CRC-32C (Castagnoli, RFC 3720 B.4) of bytes, going on from the one of the bytes before them; 0 to begin with.
+uint32_t shim_checksum(uint32_t before, const void *_Nullable bytes, size_t count);
+
 // CPUID of the processor this runs on: leaf and subleaf, to eax, ebx, ecx, edx. Whether there is that leaf.
 int shim_cpuid(uint32_t leaf, uint32_t subleaf, uint32_t registers[_Nonnull 4]);
 

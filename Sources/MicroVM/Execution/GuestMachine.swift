@@ -134,10 +134,16 @@ final class GuestMachine {
     /// All that a virtual CPU knows of a call it is in the middle of.
     struct CallRegisters: Sendable {
         var general: Registers
-        var special: SpecialRegisters
-        var events: VirtualCPUEvents
+        var system: System
         /// What XSAVE, or FXSAVE, has stored.
         var extendedState: [UInt8]
+
+        enum System: Sendable {
+            /// As KVM told.
+            case whole(SpecialRegisters, VirtualCPUEvents)
+            /// As a file says, of a guest in ring 3: what ring 3 can change itself.
+            case user(fsBase: UInt64, gsBase: UInt64, selectors: [UInt16])
+        }
     }
 
     /// Reads the registers between two guest instructions, and leaves them as they are.
@@ -163,7 +169,11 @@ final class GuestMachine {
         unsafe area.copyBytes(from: before)
         let used = state.lastIndex { $0 != 0 }.map { $0 + 1 } ?? 0
         try Self.setRegisters(of: virtualCPU, hypervisor, general, special, events)
-        return CallRegisters(general: general, special: special, events: events, extendedState: Array(state[..<used]))
+        return CallRegisters(
+            general: general,
+            system: .whole(special, events),
+            extendedState: Array(state[..<used])
+        )
     }
 
     /// Sets all registers to those of a call, to go on with it at the next entry.
@@ -178,7 +188,16 @@ final class GuestMachine {
         unsafe area.copyBytes(from: registers.extendedState)
         try runStub(extendedState.load, clearInterrupt)
         unsafe area.copyBytes(from: before)
-        try Self.setRegisters(of: virtualCPU, hypervisor, registers.general, registers.special, registers.events)
+        switch registers.system {
+        case .whole(let special, let events):
+            try Self.setRegisters(of: virtualCPU, hypervisor, registers.general, special, events)
+        case .user(let fsBase, let gsBase, let selectors):
+            var special = initialSpecialRegisters
+            Supervisor.setUserState(of: &special, fsBase: fsBase, gsBase: gsBase, selectors: selectors)
+            var general = registers.general
+            general.rflags = general.rflags & Supervisor.userFlags | initialRegisters.rflags
+            try Self.setRegisters(of: virtualCPU, hypervisor, general, special, VirtualCPUEvents())
+        }
     }
 
     /// Runs a few instructions of the trampoline that end in the port of a return, in a guest that is not to notice.

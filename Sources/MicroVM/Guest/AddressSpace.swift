@@ -159,10 +159,25 @@ struct AddressSpace: Sendable {
             || (stack.upperBound..<arena.lowerBound).contains(address)
     }
 
+    /// The pages that ring 3 can write, outside of windows, in ascending order.
+    var pagesWritableByGuest: [Range<Int>] {
+        regions.filter { $0.isUser && $0.permissions.contains(.write) && window(at: $0.range.lowerBound) == nil }
+            .map { Int($0.range.lowerBound / Self.pageSize)..<Int($0.range.upperBound / Self.pageSize) }
+    }
+
     /// The numbers of all pages from the first window's to the last one's.
     var windowPages: Range<Int> {
         guard let first = windows.first, let last = windows.last else { return 0..<0 }
         return Int(first.lowerBound / Self.pageSize)..<Int(last.upperBound / Self.pageSize)
+    }
+
+    /// The pages that calls go through, which the host writes and reads all the time.
+    var hostPages: [Range<Int>] {
+        let page = UInt64(Self.pageSize)
+        let mailbox = UInt64(SHIM_MAILBOX)
+        return [Self.vectorState, mailbox..<mailbox + page, arena].map {
+            Int($0.lowerBound / page)..<Int($0.upperBound / page)
+        }
     }
 
     func pages(ofWindow index: Int) -> Range<Int> {

@@ -125,6 +125,39 @@ enum Supervisor {
         registers.efer = 1 << 8 | 1 << 10 | 1 << 11
     }
 
+    // MARK: What ring 3 can change of the special registers
+
+    /// Whether these are of a guest in ring 3, whose code segment is the one it was given.
+    static func isUserMode(_ registers: SpecialRegisters) -> Bool {
+        registers.cs.selector == userCode && registers.cs.privilegeLevel == 3
+    }
+
+    /// Sets what a guest can have changed itself, and nothing else: the bases of FS and GS, and which segments it has
+    /// loaded of those it may.
+    ///
+    /// - Parameter selectors: DS, ES, FS and GS; any that is not that of data counts as the null segment.
+    static func setUserState(
+        of registers: inout SpecialRegisters,
+        fsBase: UInt64,
+        gsBase: UInt64,
+        selectors: [UInt16]
+    ) {
+        func segment(_ selector: UInt16, _ data: Segment, base: UInt64 = 0) -> Segment {
+            var segment = selector == userData ? data : Segment(selector: selector & 3, unusable: true)
+            segment.base = base
+            return segment
+        }
+        let data = registers.ds
+        registers.ds = segment(selectors[0], data)
+        registers.es = segment(selectors[1], data)
+        registers.fs = segment(selectors[2], data, base: fsBase)
+        registers.gs = segment(selectors[3], data, base: gsBase)
+    }
+
+    /// The flags that ring 3 can set: carry to overflow, alignment checks, trace, identification (Intel SDM volume 1,
+    /// 3.4.3).
+    static let userFlags: UInt64 = 0x24_4dd5
+
     // MARK: Exceptions
 
     /// What the processor pushed when it entered a stub.

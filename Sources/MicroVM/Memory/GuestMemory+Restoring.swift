@@ -52,7 +52,7 @@ extension GuestMemory {
                     idle.append(page)
                     idleCount += 1
                 } else {
-                    try restore(page, to: image)
+                    try restore(page, to: image, isPrivate: true)
                     result.copied += 1
                 }
             }
@@ -70,7 +70,7 @@ extension GuestMemory {
             // Written pages have been seen to: another look at them changes nothing.
             try image.pages.forEachDifference(from: self.image.pages) { page throws(SandboxError) in
                 guard writable.contains(page) || isInWindow(page) else { return }
-                if !isInWindow(page), try isEqual(page, image) { return }
+                if !isInWindow(page), !plan.isForeign, try isEqual(page, image) { return }
                 try restore(page, to: image)
                 result.copied += 1
             }
@@ -150,19 +150,20 @@ extension GuestMemory {
         unsafe madvise(memory.baseAddress, memory.count, MADV_DONTNEED)
     }
 
-    private func restore(_ page: Int, to image: MemoryImage) throws(SandboxError) {
+    /// - Parameter isPrivate: whether the page is known to be no file's, so that it is there whatever happens.
+    private func restore(_ page: Int, to image: MemoryImage, isPrivate: Bool = false) throws(SandboxError) {
         if isInWindow(page) { return try restoreWindowPage(page, to: image) }
         let memory = unsafe bytes(ofPages: page..<page + 1)
         let address = image.pages.address(ofPage: page)
         if address.isZero {
-            unsafe memory.initializeMemory(as: UInt8.self, repeating: 0)
-        } else if !address.isForeign {
+            try clear(page, isPrivate: isPrivate)
+        } else if !address.isForeign, isPrivate || !plan.isForeign {
             // A page of a store that the image keeps alive.
             unsafe memory.copyMemory(
                 from: UnsafeRawBufferPointer(start: UnsafeRawPointer(bitPattern: address.location), count: memory.count)
             )
         } else if let (store, index) = image.pages.location(ofPage: page) {
-            unsafe try store.read(page: index, into: memory)
+            unsafe try store.read(page: index, into: memory, byKernel: true)
         }
     }
 

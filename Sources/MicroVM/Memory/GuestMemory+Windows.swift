@@ -135,6 +135,7 @@ extension GuestMemory {
 
     /// Whether host code may use a pointer to bytes that the guest may use: not where the pages can go away under it.
     func isLasting(_ address: UInt64) -> Bool {
+        if plan.isForeign, !addressSpace.arena.contains(address) { return false }
         guard let index = addressSpace.window(at: address) else { return true }
         return windows[index]?.contents.isLasting ?? true
     }

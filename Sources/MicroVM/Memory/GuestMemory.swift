@@ -47,7 +47,7 @@ import SystemPackage
             place = try MemoryReservation(memorySize: Int(addressSpace.size))
         }
         precondition(place.memorySize >= Int(addressSpace.size), "a place too small for the memory")
-        plan = try image.mappingPlan()
+        plan = try image.mappingPlan(hostPages: addressSpace.hostPages)
         backing = image
         self.image = image
         self.reservation = place
@@ -67,7 +67,7 @@ import SystemPackage
         try image.pages.forEachPage(in: image.windowPages) { page throws(SandboxError) in
             try restoreWindowPage(page, to: image)
         }
-        for pages in plan.cleared { unsafe bytes(ofPages: pages).initializeMemory(as: UInt8.self, repeating: 0) }
+        for page in plan.cleared.joined() { try clear(page) }
     }
 
     deinit {
@@ -76,6 +76,7 @@ import SystemPackage
     }
 
     private func map(_ run: PageMap.Run) throws(SandboxError) {
+        try run.store.checkSize()
         let memory = unsafe bytes(ofPages: run.pages)
         let offset = off_t(run.store.fileOffset + run.firstIndex * Self.pageSize)
         let flags = MAP_PRIVATE | MAP_FIXED | MAP_NORESERVE
@@ -89,7 +90,23 @@ import SystemPackage
 
     private func copy(_ run: PageMap.Run) throws(SandboxError) {
         for (offset, page) in run.pages.enumerated() {
-            unsafe try run.store.read(page: run.firstIndex + offset, into: bytes(ofPages: page..<page + 1))
+            let destination = unsafe bytes(ofPages: page..<page + 1)
+            unsafe try run.store.read(page: run.firstIndex + offset, into: destination, byKernel: plan.isForeign)
+        }
+    }
+
+    /// Makes a page zero.
+    ///
+    /// - Parameter isPrivate: whether the page is known to be no file's.
+    func clear(_ page: Int, isPrivate: Bool = false) throws(SandboxError) {
+        let destination = unsafe bytes(ofPages: page..<page + 1)
+        guard plan.isForeign, !isPrivate else {
+            unsafe destination.initializeMemory(as: UInt8.self, repeating: 0)
+            return
+        }
+        let zeros = [UInt8](repeating: 0, count: Self.pageSize)
+        unsafe try zeros.span.bytes.withUnsafeBytes { zeros throws(SandboxError) in
+            unsafe try copyIn(zeros, to: UInt64(page * Self.pageSize))
         }
     }
 

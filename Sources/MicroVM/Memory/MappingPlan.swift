@@ -6,6 +6,8 @@ struct MappingPlan: Sendable {
     private(set) var copied: [PageMap.Run] = []
     /// Pages within mapped stretches that are to be zero.
     private(set) var cleared: [Range<Int>] = []
+    /// Whether anything is mapped that others may truncate.
+    private(set) var isForeign = false
     /// All that are copied or cleared.
     private var privatePages: Set<Int> = []
 
@@ -21,11 +23,21 @@ struct MappingPlan: Sendable {
     /// - Parameters:
     ///   - pages: the snapshot's.
     ///   - windowPages: those that come another way, because zero does not mean there that they are.
+    ///   - hostPages: those that host code uses without further ado. They are not mapped from files of others, who may
+    ///     truncate them.
     /// - Throws: ``SandboxError/Code/systemCallFailed`` where pages have to be rearranged and there is no memory for
     ///   that.
-    init(_ pages: PageMap, excluding windowPages: Range<Int>) throws(SandboxError) {
-        let runs = pages.runs().filter { !windowPages.overlaps($0.pages) }
+    init(_ pages: PageMap, excluding windowPages: Range<Int>, hostPages: [Range<Int>]) throws(SandboxError) {
+        var runs = pages.runs().filter { !windowPages.overlaps($0.pages) }
+        var kept: [PageMap.Run] = []
+        if runs.contains(where: \.store.isForeign) {
+            let parts = runs.flatMap { $0.store.isForeign ? $0.split(at: hostPages) : [$0] }
+            runs = parts.filter { run in !run.store.isForeign || !hostPages.contains { $0.overlaps(run.pages) } }
+            kept = parts.filter { run in run.store.isForeign && hostPages.contains { $0.overlaps(run.pages) } }
+        }
         if !mapInPlace(runs) { try mapRearranged(runs) }
+        copied += kept
+        isForeign = mapped.contains { $0.store.isForeign }
         privatePages = Set(copied.flatMap(\.pages) + cleared.joined())
     }
 
@@ -96,4 +108,16 @@ struct MappingPlan: Sendable {
 
     /// Whether a page that is dropped shows the snapshot's contents again.
     func canDrop(page: Int) -> Bool { !privatePages.contains(page) }
+}
+
+extension PageMap.Run {
+    /// The same in parts, each of which lies inside one of the ranges or outside of all.
+    fileprivate func split(at ranges: [Range<Int>]) -> [PageMap.Run] {
+        var cuts = [pages.lowerBound, pages.upperBound]
+        for range in ranges { cuts += [range.lowerBound, range.upperBound].filter { pages.contains($0) } }
+        cuts = Set(cuts).sorted()
+        return zip(cuts, cuts.dropFirst()).map { first, end in
+            PageMap.Run(pages: first..<end, store: store, firstIndex: firstIndex + first - pages.lowerBound)
+        }
+    }
 }

@@ -18,10 +18,12 @@ final class MemoryImage: Sendable {
     }
 
     /// How to bring it into a new memory, made when it is first needed.
-    func mappingPlan() throws(SandboxError) -> MappingPlan {
+    ///
+    /// - Parameter hostPages: those that host code uses without further ado; always the same for one image.
+    func mappingPlan(hostPages: [Range<Int>]) throws(SandboxError) -> MappingPlan {
         try plan.withLock { existing throws(SandboxError) in
             if let existing { return existing }
-            let made = try MappingPlan(pages, excluding: windowPages)
+            let made = try MappingPlan(pages, excluding: windowPages, hostPages: hostPages)
             existing = made
             return made
         }

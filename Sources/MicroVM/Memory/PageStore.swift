@@ -61,6 +61,23 @@ import SystemPackage
         try? file.close()
     }
 
+    /// Throws `.invalidSnapshot` where somebody has truncated the file by now.
+    func checkSize() throws(SandboxError) {
+        guard isForeign else { return }
+        var status = stat()
+        guard unsafe fstat(file.rawValue, &status) == 0,
+            Int(status.st_size) >= fileOffset + pageCount * GuestMemory.pageSize
+        else { throw Self.truncated(nil) }
+    }
+
+    private static func truncated(_ error: Errno?) -> SandboxError {
+        SandboxError(
+            .invalidSnapshot,
+            "The snapshot's file has become shorter or cannot be read any more, or that of a window.",
+            underlyingError: error
+        )
+    }
+
     /// Where a page lies in this process.
     func address(ofPage index: Int) -> PageAddress {
         unsafe PageAddress(rawValue: UInt(bitPattern: base) + UInt(index * GuestMemory.pageSize) | (isForeign ? 1 : 0))
@@ -104,12 +121,7 @@ import SystemPackage
             let result = unsafe pread(file.rawValue, rest.baseAddress, rest.count, offset)
             if result < 0, errno == EINTR { continue }
             guard result > 0 else {
-                let error: Errno? = result == 0 ? nil : Errno(rawValue: errno)
-                throw SandboxError(
-                    .invalidSnapshot,
-                    "The snapshot's file has become shorter or cannot be read any more, or that of a window.",
-                    underlyingError: error
-                )
+                throw Self.truncated(result == 0 ? nil : Errno(rawValue: errno))
             }
             read += result
         }
