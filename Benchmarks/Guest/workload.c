@@ -43,6 +43,30 @@ EXPORT struct span fold(const uint8_t *bytes, uint64_t length) {
     return (struct span){folded, third * sizeof(uint64_t)};
 }
 
+// restore_N_pages and the like: one word in each of `count` pages from `base` on.
+EXPORT void write_pages(uint64_t base, uint64_t count) {
+    static uint64_t turn;
+    turn++;
+    for (uint64_t page = 0; page < count; page++) {
+        *(volatile uint64_t *)(base + page * 4096) = turn;
+    }
+}
+
+// lazy_page: a word of each of `count` pages, added up.
+EXPORT uint64_t read_pages(uint64_t base, uint64_t count) {
+    uint64_t sum = 0;
+    for (uint64_t page = 0; page < count; page++) {
+        sum += *(volatile uint64_t *)(base + page * 4096);
+    }
+    return sum;
+}
+
+// Where the pages may lie in the library's guest; plain C has a place of its own.
+extern struct span microvm_heap(void) __attribute__((weak));
+EXPORT uint64_t heap_base(void) {
+    return (uint64_t)microvm_heap().base;
+}
+
 // kill_latency: never returns.
 EXPORT void spin(void) {
     for (;;) {

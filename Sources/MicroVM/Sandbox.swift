@@ -113,7 +113,11 @@ public actor Sandbox {
         let signal = try InterruptSignal(offset: configuration.interruptSignalOffset)
         self.module = module
         let interruptHandle = LinuxInterruptHandle(signal: signal.number, retryDelay: configuration.interruptRetryDelay)
-        let memory = try GuestMemory(addressSpace: image.addressSpace, image: contents)
+        let memory = try GuestMemory(
+            addressSpace: image.addressSpace,
+            image: contents,
+            pageFaultHandler: configuration.pageFaultHandler
+        )
         let machine = try GuestMachine(hypervisor, memory: memory, platform: platform)
         // Last, so that it is just waking up when the first call arrives.
         let thread = try VirtualCPUThread.start(interruptHandle, signal: signal.number)

@@ -20,6 +20,7 @@
 #include "Killer.h"
 #include "Placement.h"
 #include "RawLayout.h"
+#include "RawMachine.h"
 #include "RawModule.h"
 #include "Watch.h"
 
@@ -28,27 +29,7 @@
 
 extern const uint8_t raw_trampoline[], raw_host_thunk[], raw_trampoline_end[];
 
-struct raw_machine {
-    const raw_module *module;
-    int machine;
-    int processor;
-    uint8_t *memory;
-    struct kvm_run *run;
-    // Where the guest counts, once that has been asked for.
-    uint64_t counter;
-};
-
-static uint64_t now(void) {
-    struct timespec time;
-    clock_gettime(CLOCK_MONOTONIC, &time);
-    return (uint64_t)time.tv_sec * 1000000000 + (uint64_t)time.tv_nsec;
-}
-
 // MARK: The machine
-
-static volatile uint64_t *word(raw_machine *machine, uint64_t address) {
-    return (volatile uint64_t *)(machine->memory + address);
-}
 
 static void load(const raw_module *module, uint8_t *memory) {
     for (size_t i = 0; i < module->segment_count; i++) {
@@ -71,11 +52,14 @@ static void load(const raw_module *module, uint8_t *memory) {
     }
 }
 
-static void write_system_pages(uint8_t *memory) {
+static void write_system_pages(uint8_t *memory, uint64_t size) {
     const uint64_t present_writable_user = 7, large = 0x80;
     *(uint64_t *)(memory + RAW_PML4) = RAW_PDPT | present_writable_user;
     *(uint64_t *)(memory + RAW_PDPT) = RAW_PAGE_DIRECTORY | present_writable_user;
-    *(uint64_t *)(memory + RAW_PAGE_DIRECTORY) = 0 | large | present_writable_user;
+    for (uint64_t address = 0; address < size; address += RAW_MEMORY_SIZE) {
+        *(uint64_t *)(memory + RAW_PAGE_DIRECTORY + address / RAW_MEMORY_SIZE * 8) =
+            address | large | present_writable_user;
+    }
     // The bitmap follows the 104 bytes of the task state: zero allows the port, and the memory is new.
     *(uint16_t *)(memory + RAW_TASK_STATE + 102) = 104;
     memcpy(memory + RAW_TRAMPOLINE, raw_trampoline, (size_t)(raw_trampoline_end - raw_trampoline));
@@ -102,20 +86,27 @@ static void write_registers(const raw_module *module, struct kvm_run *run) {
     run->kvm_dirty_regs = KVM_SYNC_X86_REGS | KVM_SYNC_X86_SREGS;
 }
 
-static int create(const raw_module *module, bool with_cpuid, raw_machine *machine) {
-    *machine = (raw_machine){.module = module, .machine = -1, .processor = -1, .memory = MAP_FAILED, .run = MAP_FAILED};
+int raw_create(const raw_module *module, bool with_cpuid, uint64_t size, int image, raw_machine *machine) {
+    *machine = (raw_machine){.module = module,
+                             .machine = -1,
+                             .processor = -1,
+                             .memory = MAP_FAILED,
+                             .memory_size = size,
+                             .run = MAP_FAILED};
     machine->machine = ioctl(module->kvm, KVM_CREATE_VM, 0);
     if (machine->machine < 0) {
         return errno;
     }
-    machine->memory = mmap(NULL, RAW_MEMORY_SIZE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    int flags = MAP_PRIVATE | (image < 0 ? MAP_ANONYMOUS : 0);
+    machine->memory = mmap(NULL, size, PROT_READ | PROT_WRITE, flags, image, 0);
     if (machine->memory == MAP_FAILED) {
         return errno;
     }
-    write_system_pages(machine->memory);
-    load(module, machine->memory);
-    struct kvm_userspace_memory_region slot = {
-        .memory_size = RAW_MEMORY_SIZE, .userspace_addr = (uint64_t)machine->memory};
+    if (image < 0) {
+        write_system_pages(machine->memory, size);
+        load(module, machine->memory);
+    }
+    struct kvm_userspace_memory_region slot = {.memory_size = size, .userspace_addr = (uint64_t)machine->memory};
     if (ioctl(machine->machine, KVM_SET_USER_MEMORY_REGION, &slot) < 0) {
         return errno;
     }
@@ -132,7 +123,7 @@ static int create(const raw_module *module, bool with_cpuid, raw_machine *machin
     return 0;
 }
 
-static void destroy(raw_machine *machine) {
+void raw_destroy(raw_machine *machine) {
     if (machine->run != MAP_FAILED) {
         munmap(machine->run, (size_t)machine->module->run_size);
     }
@@ -143,45 +134,22 @@ static void destroy(raw_machine *machine) {
         close(machine->machine);
     }
     if (machine->memory != MAP_FAILED) {
-        munmap(machine->memory, RAW_MEMORY_SIZE);
+        munmap(machine->memory, machine->memory_size);
     }
-}
-
-// Whether KVM_RUN came back from an `out` to `port`.
-static inline bool enter(raw_machine *machine, uint16_t port) {
-    return ioctl(machine->processor, KVM_RUN, 0) == 0 && machine->run->exit_reason == KVM_EXIT_IO &&
-           machine->run->io.port == port;
-}
-
-static inline bool call_add(raw_machine *machine, uint64_t first, uint64_t second) {
-    *word(machine, RAW_MAILBOX + RAW_FUNCTION) = machine->module->add;
-    *word(machine, RAW_MAILBOX + RAW_FIRST) = first;
-    *word(machine, RAW_MAILBOX + RAW_SECOND) = second;
-    return enter(machine, RAW_RETURN_PORT) && *word(machine, RAW_MAILBOX + RAW_RESULT) == first + second;
 }
 
 // MARK: Samplers, on the virtual CPUs' thread
 
-struct job {
-    int (*body)(struct job *job);
-    const raw_module *module;
-    raw_machine *machine;
-    killer *killer;
-    bool with_cpuid;
-    uint64_t *samples;
-    size_t count;
-};
-
 static int create_machine(struct job *job) {
-    int error = create(job->module, false, job->machine);
+    int error = raw_create(job->module, false, RAW_MEMORY_SIZE, -1, job->machine);
     if (error != 0) {
-        destroy(job->machine);
+        raw_destroy(job->machine);
     }
     return error;
 }
 
 static int destroy_machine(struct job *job) {
-    destroy(job->machine);
+    raw_destroy(job->machine);
     return 0;
 }
 
@@ -263,12 +231,12 @@ static int cold_start(struct job *job) {
     for (size_t i = 0; i < job->count; i++) {
         raw_machine machine;
         uint64_t start = now();
-        int error = create(job->module, job->with_cpuid, &machine);
+        int error = raw_create(job->module, job->with_cpuid, RAW_MEMORY_SIZE, -1, &machine);
         if (error == 0 && !call_add(&machine, i, 42)) {
             error = EPROTO;
         }
         job->samples[i] = now() - start;
-        destroy(&machine);
+        raw_destroy(&machine);
         if (error != 0) {
             return error;
         }
@@ -329,7 +297,7 @@ static int finish(void) {
     return worker_result;
 }
 
-static int perform(struct job job) {
+int raw_perform(struct job job) {
     int error = begin(&job);
     return error != 0 ? error : finish();
 }
@@ -339,7 +307,7 @@ int raw_machine_create(const raw_module *module, raw_machine **result) {
     if (machine == NULL) {
         return ENOMEM;
     }
-    int error = perform((struct job){.body = create_machine, .module = module, .machine = machine});
+    int error = raw_perform((struct job){.body = create_machine, .module = module, .machine = machine});
     if (error != 0) {
         free(machine);
         return error;
@@ -349,24 +317,24 @@ int raw_machine_create(const raw_module *module, raw_machine **result) {
 }
 
 void raw_machine_destroy(raw_machine *machine) {
-    perform((struct job){.body = destroy_machine, .machine = machine});
+    raw_perform((struct job){.body = destroy_machine, .machine = machine});
     free(machine);
 }
 
 int raw_guest_call(raw_machine *machine, uint64_t *samples, size_t count) {
-    return perform((struct job){.body = guest_call, .machine = machine, .samples = samples, .count = count});
+    return raw_perform((struct job){.body = guest_call, .machine = machine, .samples = samples, .count = count});
 }
 
 int raw_host_call(raw_machine *machine, uint64_t *samples, size_t count) {
-    return perform((struct job){.body = host_call, .machine = machine, .samples = samples, .count = count});
+    return raw_perform((struct job){.body = host_call, .machine = machine, .samples = samples, .count = count});
 }
 
 int raw_fold_call(raw_machine *machine, uint64_t *samples, size_t count) {
-    return perform((struct job){.body = fold_call, .machine = machine, .samples = samples, .count = count});
+    return raw_perform((struct job){.body = fold_call, .machine = machine, .samples = samples, .count = count});
 }
 
 int raw_cold_start(const raw_module *module, bool with_cpuid, uint64_t *samples, size_t count) {
-    return perform((struct job){
+    return raw_perform((struct job){
         .body = cold_start, .module = module, .with_cpuid = with_cpuid, .samples = samples, .count = count});
 }
 
@@ -431,7 +399,7 @@ int raw_kill_latency(raw_machine *machine, uint64_t *samples, size_t count) {
         error = killer_create(&job.killer);
     }
     if (error == 0) {
-        error = perform(job);
+        error = raw_perform(job);
         killer_destroy(job.killer);
     }
     return error;
@@ -496,7 +464,7 @@ static int find_counter(struct job *job) {
 static int stop_and_go(raw_machine *machine, uint64_t *stops, uint64_t *continuations, size_t count) {
     int error = allow_kicks();
     if (error == 0 && machine->counter == 0) {
-        error = perform((struct job){.body = find_counter, .machine = machine});
+        error = raw_perform((struct job){.body = find_counter, .machine = machine});
     }
     if (error != 0) {
         return error;

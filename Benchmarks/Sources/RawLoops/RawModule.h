@@ -30,6 +30,7 @@ struct raw_module {
     uint64_t spin;
     uint64_t counter_address;
     uint64_t count_up;
+    uint64_t write_pages;
 };
 
 #endif

@@ -225,7 +225,7 @@ private func raiseDescriptorLimit() throws(Errno) {
     }
 }
 
-private func now() -> UInt64 {
+func now() -> UInt64 {
     var time = timespec()
     // Cannot fail for this clock.
     unsafe clock_gettime(CLOCK_MONOTONIC, &time)

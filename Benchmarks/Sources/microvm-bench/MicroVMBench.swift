@@ -42,7 +42,9 @@ struct MicroVMBench: AsyncParsableCommand {
         }
         let module = try RawModule(path: modulePath)
         let library = try await LibraryLoops(modulePath: modulePath)
-        let known = try Benchmark.all(module: module, library: library)
+        let restores = try await RestoreLoops(modulePath: modulePath)
+        let large = try await RestoreLoops(modulePath: modulePath, memoryLimit: 1 << 30)
+        let known = try Benchmark.all(module: module, library: library) + Benchmark.restores(module, restores, large)
         if let stranger = benchmarks.first(where: { name in !known.contains { $0.name == name } }) {
             let names = known.map(\.name).joined(separator: ", ")
             throw ValidationError("There is no benchmark \(stranger). There are: \(names).")

@@ -62,6 +62,43 @@ struct RawMachine {
     }
 }
 
+/// Plain C's machine whose pages can be put back, for the life of the process.
+@safe
+struct RawRestorableMachine: Sendable {
+    private nonisolated(unsafe) let machine: OpaquePointer
+
+    init(module: RawModule) throws(Errno) {
+        var machine: OpaquePointer?
+        // As in `RawMachine`.
+        try check(unsafe raw_restorable_create(module.module, &machine))
+        unsafe self.machine = machine!
+    }
+
+    func guestCall(count: Int) throws -> [UInt64] {
+        try unsafe samples(count) { unsafe raw_guest_call(machine, $0, count) }
+    }
+
+    func restore(pages: Int) -> Sampler {
+        { count in try unsafe samples(count) { unsafe raw_restore(machine, pages, $0, count) } }
+    }
+
+    func callWithRestore(pages: Int) -> Sampler {
+        { count in try unsafe samples(count) { unsafe raw_call_with_restore(machine, pages, $0, count) } }
+    }
+
+    func callWithRefault(pages: Int) -> Sampler {
+        { count in try unsafe samples(count) { unsafe raw_call_with_refault(machine, pages, $0, count) } }
+    }
+
+    func takeSnapshot(pages: Int) -> Sampler {
+        { count in try unsafe samples(count) { unsafe raw_snapshot(machine, pages, $0, count) } }
+    }
+
+    func forkFirstCall(count: Int) throws -> [UInt64] {
+        try unsafe samples(count) { unsafe raw_fork_first_call(machine, $0, count) }
+    }
+}
+
 /// One round trip between two sleeping threads.
 func threadHandoff(count: Int) throws -> [UInt64] {
     try unsafe samples(count) { unsafe raw_thread_handoff($0, count) }

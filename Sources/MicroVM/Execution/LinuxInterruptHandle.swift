@@ -52,6 +52,7 @@ import Synchronization
     private let signal: Int32
     private let retryDelayNanoseconds: UInt64
     let stops = Locked(StopCounts())
+    private let endOfWaits = Locked<(@Sendable () -> Void)?>(nil)
     let points = SynchronizationPoints()
 
     init(signal: Int32, retryDelay: Duration) {
@@ -239,9 +240,15 @@ import Synchronization
             // A full signal queue (EAGAIN) is the only failure while the thread lives: tried again like a lost kick.
             // model: kick_signal
             _ = unsafe shim_interrupt_send(target, signal)
-            if !isDeparture(after: seen) { sleep(until: seen) }
+            if isDeparture(after: seen) { continue }
+            // Maybe it waits for a page, which a signal does not end on every kernel. A stop can wait for that, too.
+            if now.reason != nil { endOfWaits.withLock { $0 }?() }
+            sleep(until: seen)
         }
     }
+
+    /// What ends the guest's waiting for pages, if it may wait for any; called by those who end its call.
+    func setEndOfWaits(_ body: (@Sendable () -> Void)?) { endOfWaits.withLock { $0 = body } }
 
     /// How long a departure is looked for before it is slept for: longer than a kick usually takes.
     private static let lookingNanoseconds: UInt64 = 100_000

@@ -9,6 +9,7 @@ struct Misbehaviour: Error {
     var address: UInt64?
     var access: GuestFault.Access?
     var message: String?
+    var underlyingError: (any Error)?
     /// Whether the guest is waiting in an import, so that the caller of the import is where it happened.
     var isInHostCall = false
 
@@ -49,10 +50,11 @@ extension RunLoop {
             return Misbehaviour(.halted)
         case .shutdown:
             return Misbehaviour(.shutdown, message: "The processor shut down after a triple fault.")
+        // What KVM emulates for a guest, it carries out in this way where there are no pages.
         case .mmioRead(let address, _):
-            return Misbehaviour(.memoryAccess, address: address, access: .read)
+            return machine.memory.takeServedFailure()?.0 ?? machine.memory.explain(address, .read)
         case .mmioWrite(let address, _):
-            return Misbehaviour(.memoryAccess, address: address, access: .write)
+            return machine.memory.takeServedFailure()?.0 ?? machine.memory.explain(address, .write)
         case .internalError(let suberror, _):
             return Misbehaviour(.hypervisor, message: "KVM had an internal error (suberror \(suberror)).")
         case .failEntry(let reason, _):

@@ -18,8 +18,16 @@ extension RunLoop {
         } catch {
             throw SandboxError(.systemCallFailed, "KVM does not take the registers.", underlyingError: error)
         }
+        knowServedMemory()
         didRestore(snapshot.suspendedCall)
         return RestoreStatistics(pagesCopied: pages.copied, pagesDropped: pages.dropped)
+    }
+
+    /// Tells the interrupt handle how to end a guest's wait for a page, as the windows are now.
+    func knowServedMemory() {
+        let served = machine.memory.served.compactMap(\.self)
+        guard !served.isEmpty else { return interruptHandle.setEndOfWaits(nil) }
+        interruptHandle.setEndOfWaits { for memory in served { memory.abandonFaults(sandbox: 0) } }
     }
 
     /// Takes a snapshot, between two calls or while a call is held by a stop.

@@ -123,6 +123,7 @@ final class RunLoop {
         arenaPosition = machine.memory.addressSpace.arena.lowerBound
         hostCalls.reserveCapacity(configuration.maximumCallDepth + 1)
         unsafe interruptHandle.setImmediateExit(machine.virtualCPU.immediateExit)
+        if machine.memory.served.contains(where: { $0 != nil }) { knowServedMemory() }
     }
 
     deinit {
@@ -336,8 +337,11 @@ final class RunLoop {
             do throws(Errno) {
                 exit = try machine.virtualCPU.run()
             } catch {
-                _ = interruptHandle.leave(settling: !isNested)
-                throw failure(of: error)
+                let reason = interruptHandle.leave(settling: !isNested).reason
+                let served = machine.memory.takeServedFailure()
+                // A kill did not wait for a page.
+                if let reason, served?.wasAbandoned == true { return reason }
+                throw served?.0 ?? failure(of: error)
             }
             switch exit {
             // Wider or repeated ones reach the neighbouring ports as well, which the bitmap forbids.
@@ -511,7 +515,8 @@ final class RunLoop {
             cause = SandboxError(
                 .guestFault,
                 fault.description + ".",
-                SandboxError.Details(fault: fault, statistics: meter.statistics)
+                SandboxError.Details(fault: fault, statistics: meter.statistics),
+                underlyingError: misbehaviour.underlyingError
             )
         } else if let reason {
             cause = interrupted(reason, underlyingError: error)
@@ -524,6 +529,8 @@ final class RunLoop {
     }
 
     private func interrupted(_ reason: CallState.Reason, underlyingError: (any Error)?) -> SandboxError {
+        // Pages that only this call was waiting for.
+        for served in machine.memory.served { served?.abandonFaults(sandbox: 0) }
         var registers = GuestRegisters()
         var place = calledFunction
         if hasEnteredGuest {

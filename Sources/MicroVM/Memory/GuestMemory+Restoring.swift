@@ -30,6 +30,7 @@ extension GuestMemory {
         keeping limit: UInt64,
         by method: WrittenPages.Method = WrittenPages.bestMethod
     ) throws(SandboxError) -> RestoredPages {
+        while takeServedFailure() != nil {}
         if image.heapEnd != heapEnd { try setHeapEnd(image.heapEnd) }
         let changedWindows = windows.indices.filter { windows[$0] !== image.windows[$0] }
         for index in changedWindows { try setWindow(index, image.windows[index]) }

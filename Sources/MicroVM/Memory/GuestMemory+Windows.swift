@@ -43,6 +43,9 @@ extension GuestMemory {
         let memory = unsafe hostBytes(at: window.lowerBound, count: window.count)
         let nothing = MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED | MAP_NORESERVE
         if windows[index] != nil {
+            // Before anything else lies there: no page that is still under way gets into that.
+            served[index]?.remove()
+            served[index] = nil
             // Inside this memory's own place; nothing is left of what was mapped there.
             guard unsafe mmap(memory.baseAddress, memory.count, PROT_NONE, nothing, -1, 0) != MAP_FAILED else {
                 throw Self.windowFailure("unmap a window")
@@ -50,14 +53,79 @@ extension GuestMemory {
             windows[index] = nil
         }
         guard let mapping else { return }
-        let (file, offset) = mapping.contents.file
         let isPrivate = mapping.access == .copyOnWrite
-        let flags = MAP_FIXED | MAP_NORESERVE | (isPrivate ? MAP_PRIVATE : MAP_SHARED)
-        let protection = isPrivate ? PROT_READ | PROT_WRITE : PROT_READ
-        let size = Int(mapping.size)
-        let result = unsafe mmap(memory.baseAddress, size, protection, flags, file.rawValue, off_t(offset))
-        guard unsafe result != MAP_FAILED else { throw Self.windowFailure("map something into a window") }
+        if case .lazy(let source) = mapping.contents.kind {
+            served[index] = try serve(source, isPrivate, window: index)
+        } else if let (file, offset) = mapping.contents.file {
+            let flags = MAP_FIXED | MAP_NORESERVE | (isPrivate ? MAP_PRIVATE : MAP_SHARED)
+            let protection = isPrivate ? PROT_READ | PROT_WRITE : PROT_READ
+            let size = Int(mapping.size)
+            let result = unsafe mmap(memory.baseAddress, size, protection, flags, file.rawValue, off_t(offset))
+            guard unsafe result != MAP_FAILED else { throw Self.windowFailure("map something into a window") }
+        }
         windows[index] = mapping
+    }
+
+    private func serve(_ source: PageSource, _ isPrivate: Bool, window: Int) throws(SandboxError) -> ServedMemory {
+        let granularity = source.granularity.rawValue
+        let addresses = addressSpace.windows[window]
+        let size = source.size.roundedUp(to: UInt64(granularity))
+        guard size <= UInt64(addresses.count) else {
+            throw SandboxError(
+                .outOfMemory,
+                "\(size) bytes do not fit into a window of \(addresses.count); see windowSize."
+            )
+        }
+        let handler: PageFaultHandler
+        if let pageFaultHandler { handler = pageFaultHandler } else { handler = try PageFaultHandler.shared() }
+        // Nobody else keeps the shared one.
+        pageFaultHandler = handler
+        let memory = unsafe hostBytes(at: addresses.lowerBound, count: Int(size))
+        let served = try handler.add(
+            FaultLocator(
+                start: UInt(bitPattern: memory.baseAddress),
+                sandboxCount: 1,
+                stride: Int(size),
+                regionSize: Int(size),
+                granularity: granularity
+            )
+        )
+        do throws(SandboxError) {
+            try served.attach(
+                source,
+                accessibleCount: Int(source.size.roundedUp(to: AddressSpace.pageSize)),
+                protection: isPrivate ? .readWrite : .readOnly,
+                sandbox: 0
+            )
+        } catch {
+            served.remove()
+            throw error
+        }
+        return served
+    }
+
+    /// The access to a lazily loaded window that has just failed, if that is what has happened. Its pages can be
+    /// accessed again afterwards.
+    func takeServedFailure() -> (Misbehaviour?, wasAbandoned: Bool)? {
+        for (index, served) in served.enumerated() {
+            guard let failure = served?.takeFault(sandbox: 0) else { continue }
+            let address = addressSpace.windows[index].lowerBound + UInt64(failure.offset)
+            switch failure.reason {
+            case .abandoned:
+                return (nil, true)
+            case .outOfBounds:
+                return (Misbehaviour(.outOfBounds, address: address, message: "Nothing is mapped there."), false)
+            case .sourceFailed(let error):
+                var misbehaviour = Misbehaviour(
+                    .memoryUnavailable,
+                    address: address,
+                    message: "The page source failed: \(error)"
+                )
+                misbehaviour.underlyingError = error
+                return (misbehaviour, false)
+            }
+        }
+        return nil
     }
 
     private static func windowFailure(_ action: String) -> SandboxError {
@@ -203,10 +271,16 @@ extension Sandbox {
         _ contents: WindowContents,
         _ access: WindowContents.Access
     ) throws(SandboxError) -> GuestBuffer {
-        try idleMemory.map(contents, access)
+        let memory = try idleMemory
+        defer { reference.value?.knowServedMemory() }
+        return try memory.map(contents, access)
     }
 
-    private func unmapNow(_ buffer: GuestBuffer) throws(SandboxError) { try idleMemory.unmap(buffer) }
+    private func unmapNow(_ buffer: GuestBuffer) throws(SandboxError) {
+        let memory = try idleMemory
+        defer { reference.value?.knowServedMemory() }
+        try memory.unmap(buffer)
+    }
 
     private var idleMemory: GuestMemory {
         get throws(SandboxError) {

@@ -27,6 +27,10 @@ import SystemPackage
     private(set) var heapEnd: UInt64
     /// What is mapped into each window.
     var windows: [WindowMapping?]
+    /// Who serves the pages of lazily loaded windows; the shared one unless it is given.
+    var pageFaultHandler: PageFaultHandler?
+    /// The windows whose pages come from a source.
+    var served: [ServedMemory?]
     /// Copies of bytes that have been lent instead of the bytes themselves, until the guest runs again.
     private var lentCopies: [UnsafeMutableRawBufferPointer] = unsafe []
     /// For how many restores in a row most of the written pages had their old contents all the same.
@@ -38,7 +42,8 @@ import SystemPackage
         addressSpace: AddressSpace,
         image: MemoryImage,
         reservation: MemoryReservation? = nil,
-        index: Int = 0
+        index: Int = 0,
+        pageFaultHandler: PageFaultHandler? = nil
     ) throws(SandboxError) {
         let place: MemoryReservation
         if let reservation {
@@ -57,6 +62,8 @@ import SystemPackage
         count = Int(addressSpace.size)
         heapEnd = image.heapEnd
         windows = Array(repeating: nil, count: addressSpace.windows.count)
+        served = Array(repeating: nil, count: addressSpace.windows.count)
+        self.pageFaultHandler = pageFaultHandler
         // From here on `deinit` gives back what has been mapped when something fails.
         try setAccess(0..<Int(heapEnd), PROT_READ | PROT_WRITE)
         // Pages are restored one by one: none is to become 512 because it was touched.
@@ -72,6 +79,7 @@ import SystemPackage
 
     deinit {
         returnLentCopies()
+        for served in served { served?.remove() }
         if reservation.count > 1 { reservation.clear(at: index) }
     }
 

@@ -6,8 +6,11 @@ import SystemPackage
 @safe final class MemoryReservation: Sendable {
     static let guardSize = 1 << 20
 
-    /// The first memory's first byte. The whole reservation is this object's until `deinit`.
+    /// The first memory's first byte, at a multiple of 2 MiB, as all of them are.
     nonisolated(unsafe) let start: UnsafeMutableRawPointer
+    /// What the kernel gave: this object's until `deinit`.
+    private nonisolated(unsafe) let mapping: UnsafeMutableRawPointer
+    private let mappingSize: Int
     /// How many bytes lie between the beginnings of two memories.
     let stride: Int
     /// The bytes of each memory.
@@ -15,15 +18,20 @@ import SystemPackage
     let count: Int
 
     init(memorySize: Int, count: Int = 1) throws(SandboxError) {
-        let (stride, isTooLarge) = memorySize.addingReportingOverflow(Self.guardSize)
-        let (size, isTooMuch) = stride.multipliedReportingOverflow(by: count)
-        let (reserved, isFarTooMuch) = size.addingReportingOverflow(Self.guardSize)
-        guard !isTooLarge, !isTooMuch, !isFarTooMuch else { throw Self.failure(.noMemory, memorySize, count) }
-        let mapping = unsafe mmap(nil, reserved, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0)
+        let alignment = AddressSpace.largePageSize
+        guard memorySize > 0, count > 0, UInt64(memorySize) < 1 << 40, count < 1 << 20 else {
+            throw Self.failure(.noMemory, memorySize, count)
+        }
+        // Neither can overflow.
+        let stride = Int(UInt64(memorySize + Self.guardSize).roundedUp(to: alignment))
+        mappingSize = stride * count + Self.guardSize + Int(alignment)
+        let mapping = unsafe mmap(nil, mappingSize, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0)
         guard let mapping = unsafe mapping, unsafe mapping != MAP_FAILED else {
             throw Self.failure(Errno(rawValue: errno), memorySize, count)
         }
-        unsafe start = mapping + Self.guardSize
+        unsafe self.mapping = mapping
+        let first = UInt64(UInt(bitPattern: mapping)) + UInt64(Self.guardSize)
+        unsafe start = mapping + Self.guardSize + Int(first.roundedUp(to: alignment) - first)
         self.stride = stride
         self.memorySize = memorySize
         self.count = count
@@ -31,7 +39,7 @@ import SystemPackage
 
     deinit {
         // The whole reservation, whatever has been mapped into it since.
-        unsafe munmap(start - Self.guardSize, stride * count + Self.guardSize)
+        unsafe munmap(mapping, mappingSize)
     }
 
     private static func failure(_ error: Errno, _ memorySize: Int, _ count: Int) -> SandboxError {

@@ -23,6 +23,21 @@ public final class PageFaultHandler: Sendable {
     }
 
     private let service: PageFaultService
+    private static let sharedHandler = Locked<WeakHandler>(WeakHandler())
+
+    private struct WeakHandler {
+        weak var handler: PageFaultHandler?
+    }
+
+    /// The one that serves everybody who has none of their own; it lives as long as somebody holds it.
+    static func shared() throws(SandboxError) -> PageFaultHandler {
+        try sharedHandler.withLock { shared throws(SandboxError) in
+            if let handler = shared.handler { return handler }
+            let handler = try PageFaultHandler()
+            shared.handler = handler
+            return handler
+        }
+    }
 
     /// Gets a descriptor for page faults; the thread begins later.
     ///

@@ -15,6 +15,7 @@ public struct WindowContents: Sendable {
     enum Kind: Sendable {
         case file(MappedFile, offset: Int)
         case shared(SharedMemory)
+        case lazy(PageSource)
     }
 
     let kind: Kind
@@ -56,18 +57,33 @@ public struct WindowContents: Sendable {
         WindowContents(kind: .shared(memory), count: memory.count)
     }
 
+    /// Pages that come from a source when the guest first touches them, through a ``PageFaultHandler``.
+    ///
+    /// A source that fails ends the guest call that needed the page, in a fault
+    /// (``GuestFault/Kind/memoryUnavailable``). With ``Access/readOnly``, pages that have come stay through a restore;
+    /// with ``Access/copyOnWrite``, a restore drops those that came since the snapshot.
+    ///
+    /// - Throws: ``SandboxError/Code/invalidArgument`` for an empty source.
+    public static func lazy(_ source: PageSource) throws(SandboxError) -> WindowContents {
+        guard source.size > 0, source.size <= UInt64(Int.max / 2) else {
+            throw SandboxError(.invalidArgument, "A page source of \(source.size) bytes cannot be mapped.")
+        }
+        return WindowContents(kind: .lazy(source), count: Int(source.size))
+    }
+
     /// Whether host code may follow pointers into it: nothing can take its pages away.
     var isLasting: Bool {
         switch kind {
-        case .file: false
+        case .file, .lazy: false
         case .shared: true
         }
     }
 
-    var file: (descriptor: FileDescriptor, offset: Int) {
+    var file: (descriptor: FileDescriptor, offset: Int)? {
         switch kind {
         case .file(let file, let offset): (file.descriptor, offset)
         case .shared(let memory): (memory.file, 0)
+        case .lazy: nil
         }
     }
 

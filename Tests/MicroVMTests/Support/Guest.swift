@@ -6,7 +6,7 @@ import Testing
 
 /// The guests of guest-images. Each is parsed once in a process.
 enum Guest: String, CaseIterable, Sendable {
-    case arithmetic, echo, faults, hello, inflate, initializers, interruption, lies, memory, nested, registers, spin,
+    case arithmetic, echo, faults, hello, hideout, inflate, initializers, interruption, lies, memory, nested, registers, spin,
         state
     case faultInInitializer = "fault_in_initializer"
     case hostCalls = "host_calls"

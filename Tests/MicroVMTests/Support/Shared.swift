@@ -20,6 +20,7 @@ final class Flag: Sendable {
 
     var isSet: Bool { state.load(ordering: .acquiring) }
     func set() { state.store(true, ordering: .releasing) }
+    func clear() { state.store(false, ordering: .releasing) }
 }
 
 /// Counts from 1.

@@ -67,4 +67,23 @@ int raw_thread_handoff(uint64_t *samples, size_t count);
 /// hand-off.
 int raw_guest_call_hop(raw_machine *machine, uint64_t *samples, size_t count);
 
+/// A machine with 16 MiB of memory whose pages can be put back to what they are now.
+int raw_restorable_create(const raw_module *module, raw_machine **machine);
+
+/// Putting a machine back after a call that has written `pages` pages, which is not counted: the pages that are no file's
+/// are found by PAGEMAP_SCAN and copied back.
+int raw_restore(raw_machine *machine, size_t pages, uint64_t *samples, size_t count);
+
+/// The call and putting the machine back.
+int raw_call_with_restore(raw_machine *machine, size_t pages, uint64_t *samples, size_t count);
+
+/// The call and dropping the pages instead, so that the next call has them again from the image.
+int raw_call_with_refault(raw_machine *machine, size_t pages, uint64_t *samples, size_t count);
+
+/// Finding the pages that a call has written, `pages` of them, and copying them to a new file in memory.
+int raw_snapshot(raw_machine *machine, size_t pages, uint64_t *samples, size_t count);
+
+/// A new machine with the memory of this one, copied on write, up to its first call returned; its end is not counted.
+int raw_fork_first_call(raw_machine *machine, uint64_t *samples, size_t count);
+
 #endif

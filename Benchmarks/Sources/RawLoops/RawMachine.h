@@ -1,0 +1,71 @@
+// Plain C's machine, for all the loops that run it.
+#ifndef RAW_MACHINE_H
+#define RAW_MACHINE_H
+
+#include <linux/kvm.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/ioctl.h>
+#include <time.h>
+
+#include "Killer.h"
+#include "RawLayout.h"
+#include "RawLoops.h"
+#include "RawModule.h"
+
+struct raw_machine {
+    const raw_module *module;
+    int machine;
+    int processor;
+    uint8_t *memory;
+    uint64_t memory_size;
+    struct kvm_run *run;
+    // Where the guest counts, once that has been asked for.
+    uint64_t counter;
+};
+
+static inline uint64_t now(void) {
+    struct timespec time;
+    clock_gettime(CLOCK_MONOTONIC, &time);
+    return (uint64_t)time.tv_sec * 1000000000 + (uint64_t)time.tv_nsec;
+}
+
+static inline volatile uint64_t *word(raw_machine *machine, uint64_t address) {
+    return (volatile uint64_t *)(machine->memory + address);
+}
+
+// Whether KVM_RUN came back from an `out` to `port`.
+static inline bool enter(raw_machine *machine, uint16_t port) {
+    return ioctl(machine->processor, KVM_RUN, 0) == 0 && machine->run->exit_reason == KVM_EXIT_IO &&
+           machine->run->io.port == port;
+}
+
+static inline bool call_add(raw_machine *machine, uint64_t first, uint64_t second) {
+    *word(machine, RAW_MAILBOX + RAW_FUNCTION) = machine->module->add;
+    *word(machine, RAW_MAILBOX + RAW_FIRST) = first;
+    *word(machine, RAW_MAILBOX + RAW_SECOND) = second;
+    return enter(machine, RAW_RETURN_PORT) && *word(machine, RAW_MAILBOX + RAW_RESULT) == first + second;
+}
+
+// Makes a machine with `size` bytes of memory, a multiple of RAW_MEMORY_SIZE: new, or private to it from an image that
+// another one's memory was written to, unless that is -1. After an error too it has to be destroyed.
+int raw_create(const raw_module *module, bool with_cpuid, uint64_t size, int image, raw_machine *machine);
+void raw_destroy(raw_machine *machine);
+
+// Something to be done on the virtual CPUs' thread.
+struct job {
+    int (*body)(struct job *job);
+    const raw_module *module;
+    raw_machine *machine;
+    killer *killer;
+    bool with_cpuid;
+    // For those that write pages.
+    size_t pages;
+    uint64_t *samples;
+    size_t count;
+};
+
+int raw_perform(struct job job);
+
+#endif

@@ -1,0 +1,90 @@
+extension Benchmark {
+    /// Those of snapshots, restores and forks.
+    ///
+    /// - Parameters:
+    ///   - library: with 64 MiB of memory.
+    ///   - large: with 1 GiB.
+    static func restores(_ module: RawModule, _ library: RestoreLoops, _ large: RestoreLoops) throws -> [Benchmark] {
+        let machine = try RawRestorableMachine(module: module)
+        let bareExit = Series(name: "raw_call", sample: machine.guestCall)
+        let many = MemoryOfMany()
+        var benchmarks: [Benchmark] = []
+        for pages in [0, 8, 64, 512] {
+            benchmarks.append(
+                Benchmark(
+                    name: "restore_\(pages)_pages",
+                    ours: library.restore(pages: UInt64(pages)),
+                    raw: machine.restore(pages: pages),
+                    others: [bareExit],
+                    derived: ofBareExit
+                )
+            )
+        }
+        for pages in [0, 16, 64, 128, 512] {
+            benchmarks.append(
+                Benchmark(
+                    name: "call_with_restore_\(pages)",
+                    ours: library.callWithRestore(pages: UInt64(pages)),
+                    raw: machine.callWithRestore(pages: pages),
+                    others: [bareExit, Series(name: "raw_refault", sample: machine.callWithRefault(pages: pages))],
+                    derived: { medians in
+                        guard let ours = medians["ours"], let refault = medians["raw_refault"] else { return [] }
+                        return ofBareExit(medians) + [("refault_of_ours", refault.p50 / ours.p50)]
+                    }
+                )
+            )
+        }
+        benchmarks += [
+            Benchmark(
+                name: "snapshot_64_pages_of_1GiB",
+                share: 0.1,
+                ours: large.takeSnapshot(pages: 64),
+                raw: machine.takeSnapshot(pages: 64),
+                others: [Series(name: "of_64MiB", sample: library.takeSnapshot(pages: 64))],
+                derived: { medians in
+                    guard let ours = medians["ours"], let small = medians["of_64MiB"] else { return [] }
+                    return [("of_small_memory", ours.p50 / small.p50)]
+                }
+            ),
+            Benchmark(
+                name: "fork_first_call",
+                batch: 10,
+                share: 0.1,
+                ours: library.forkFirstCall,
+                raw: machine.forkFirstCall
+            ),
+            Benchmark(
+                name: "fork_from_warm",
+                ours: library.forkFromWarm,
+                raw: machine.guestCall,
+                others: [bareExit],
+                derived: ofBareExit
+            ),
+            load("load_snapshot_1GiB", library),
+            Benchmark(
+                name: "thousand_sandboxes",
+                batch: 1000,
+                share: 0.5,
+                ours: library.thousandSandboxes(many),
+                raw: { try module.coldStart(withCPUID: false, count: $0) },
+                derived: { _ in many.fields }
+            ),
+        ]
+        return benchmarks
+    }
+
+    /// Plain C would read the header and map the file: less than a call costs, so a small file is the measure.
+    private static func load(_ name: String, _ library: RestoreLoops) -> Benchmark {
+        Benchmark(
+            name: name,
+            share: 0.1,
+            ours: library.load(size: 1 << 30),
+            raw: library.load(size: 1 << 20)
+        )
+    }
+
+    private static func ofBareExit(_ medians: [String: Summary]) -> [(name: String, value: Double)] {
+        guard let ours = medians["ours"], let exit = medians["raw_call"] else { return [] }
+        return [("of_bare_exit", ours.p50 / exit.p50)]
+    }
+}
