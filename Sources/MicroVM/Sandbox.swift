@@ -19,6 +19,8 @@ public actor Sandbox {
     public nonisolated var interruptHandle: LinuxInterruptHandle { reference.interruptHandle }
     /// The module this sandbox runs.
     public nonisolated let module: GuestModule
+    /// The loan that this is, where a pool has lent the sandbox.
+    nonisolated let loan: SandboxLoan?
 
     /// The virtual CPU's thread.
     public nonisolated var unownedExecutor: UnownedSerialExecutor { unsafe reference.thread.asUnownedSerialExecutor() }
@@ -66,13 +68,15 @@ public actor Sandbox {
         hostFunctions: [HostFunction] = [],
         configuration: SandboxConfiguration? = nil
     ) async throws {
-        try self.init(from: snapshot, hostFunctions, configuration)
+        try self.init(from: snapshot, hostFunctions, configuration, in: nil)
     }
 
-    private init(
+    /// - Parameter reservation: where its memory takes a place, that of a pool.
+    init(
         from snapshot: Snapshot,
         _ hostFunctions: [HostFunction],
-        _ configuration: SandboxConfiguration?
+        _ configuration: SandboxConfiguration?,
+        in reservation: MemoryReservation?
     ) throws(SandboxError) {
         let configuration = try configuration?.validated() ?? snapshot.configuration
         let module = snapshot.module
@@ -91,7 +95,8 @@ public actor Sandbox {
             snapshot.memory,
             imports,
             suspendedCall: snapshot.suspendedCall,
-            configuration
+            configuration,
+            in: reservation
         )
     }
 
@@ -102,14 +107,16 @@ public actor Sandbox {
         _ contents: MemoryImage,
         _ imports: [RunLoop.Import],
         suspendedCall: SuspendedCall?,
-        _ configuration: SandboxConfiguration
+        _ configuration: SandboxConfiguration,
+        in reservation: MemoryReservation? = nil
     ) throws(SandboxError) {
         let hypervisor = try Hypervisor.shared()
         let platform = try hypervisor.platform()
         let signal = try InterruptSignal(offset: configuration.interruptSignalOffset)
         self.module = module
+        loan = nil
         let interruptHandle = LinuxInterruptHandle(signal: signal.number, retryDelay: configuration.interruptRetryDelay)
-        let memory = try GuestMemory(addressSpace: image.addressSpace, image: contents)
+        let memory = try GuestMemory(addressSpace: image.addressSpace, image: contents, reservation: reservation)
         let machine = try GuestMachine(hypervisor, memory: memory, platform: platform)
         // Last, so that it is just waking up when the first call arrives.
         let thread = try VirtualCPUThread.start(interruptHandle, signal: signal.number)
@@ -124,6 +131,13 @@ public actor Sandbox {
             reference: reference
         )
         configuration.sandboxSet?.insert(self)
+    }
+
+    /// The same sandbox once more, as a pool lends it: what is reached through this ends with the loan.
+    init(_ loan: SandboxLoan) {
+        reference = loan.sandbox.reference
+        module = loan.sandbox.module
+        self.loan = loan
     }
 
     /// The run loop of a sandbox that nobody else has yet.
@@ -187,9 +201,13 @@ public actor Sandbox {
         }
     }
 
-    private func closeNow() { reference.value = nil }
+    private func closeNow() {
+        if let loan { loan.end() } else { reference.value = nil }
+    }
 
     deinit {
+        // A sandbox that was only lent stays the pool's.
+        guard loan == nil else { return }
         let reference = reference
         reference.thread.finish { reference.value = nil }
     }
@@ -328,7 +346,7 @@ public actor Sandbox {
         load: @Sendable (inout GuestValueReader) throws(SandboxError) -> Result
     ) async throws -> Result {
         let runLoop = try openRunLoop
-        try runLoop.beginCall(options)
+        try begin(runLoop, options)
         defer { runLoop.endCall() }
         let function = runLoop.machine.memory.addressSpace.imageBase + offset
         var writer = runLoop.argumentWriter()
@@ -347,7 +365,7 @@ public actor Sandbox {
         load: @Sendable (inout GuestValueReader) throws(SandboxError) -> Result
     ) async throws -> Result {
         let runLoop = try openRunLoop
-        try runLoop.beginCall(options)
+        try begin(runLoop, options)
         defer { runLoop.endCall() }
         let function = runLoop.machine.memory.addressSpace.imageBase + offset
         var writer = runLoop.argumentWriter()
@@ -357,6 +375,13 @@ public actor Sandbox {
             throw runLoop.refusal(of: function, for: error)
         }
         return try await finish(runLoop, function, writer, load)
+    }
+
+    /// Begins a call, which ends at once when the loan has ended meanwhile.
+    func begin(_ runLoop: RunLoop, _ options: CallOptions) throws(SandboxError) {
+        try runLoop.beginCall(options)
+        // Partner: `SandboxLoan.endCalls`. Either that finds this call, or the end of the loan is seen here.
+        if let loan, loan.isOver { interruptHandle.kill() }
     }
 
     private func finish<Result>(
@@ -385,6 +410,7 @@ public actor Sandbox {
     var openRunLoop: RunLoop {
         get throws(SandboxError) {
             guard let runLoop = reference.value else { throw SandboxError(.closed, "This sandbox has been closed.") }
+            try loan?.check()
             return runLoop
         }
     }
