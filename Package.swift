@@ -18,9 +18,16 @@ let package = Package(
         .library(name: "LinuxKVM", targets: ["LinuxKVM"]),
         .executable(name: "microvm", targets: ["MicroVMCommand"]),
     ],
+    traits: [
+        .trait(name: "Metrics", description: "Pools report what they do through swift-metrics."),
+        .trait(name: "ServiceLifecycle", description: "Pools are services of swift-service-lifecycle."),
+    ],
     dependencies: [
         .package(url: "https://github.com/apple/swift-argument-parser", from: "1.5.0"),
         .package(url: "https://github.com/apple/swift-system", from: "1.4.0"),
+        // Each is fetched and built for those who switch on the trait of its name.
+        .package(url: "https://github.com/apple/swift-metrics", from: "2.5.0"),
+        .package(url: "https://github.com/swift-server/swift-service-lifecycle", from: "2.6.0"),
     ],
     targets: [
         .target(name: "CShims", path: "CShims"),
@@ -31,7 +38,17 @@ let package = Package(
         ),
         .target(
             name: "MicroVM",
-            dependencies: ["LinuxKVM", "CShims", .product(name: "SystemPackage", package: "swift-system")],
+            dependencies: [
+                "LinuxKVM",
+                "CShims",
+                .product(name: "SystemPackage", package: "swift-system"),
+                .product(name: "Metrics", package: "swift-metrics", condition: .when(traits: ["Metrics"])),
+                .product(
+                    name: "ServiceLifecycle",
+                    package: "swift-service-lifecycle",
+                    condition: .when(traits: ["ServiceLifecycle"])
+                ),
+            ],
             swiftSettings: settings
         ),
         .executableTarget(

@@ -23,6 +23,8 @@ public actor Sandbox {
     public nonisolated var interruptHandle: LinuxInterruptHandle { reference.interruptHandle }
     /// The module this sandbox runs.
     public nonisolated let module: GuestModule
+    /// The loan that this is, where a pool has lent the sandbox.
+    nonisolated let loan: SandboxLoan?
 
     /// The virtual CPU's thread.
     public nonisolated var unownedExecutor: UnownedSerialExecutor { unsafe reference.thread.asUnownedSerialExecutor() }
@@ -70,13 +72,15 @@ public actor Sandbox {
         hostFunctions: [HostFunction] = [],
         configuration: SandboxConfiguration? = nil
     ) async throws {
-        try self.init(from: snapshot, hostFunctions, configuration)
+        try self.init(from: snapshot, hostFunctions, configuration, in: nil)
     }
 
-    private init(
+    /// - Parameter reservation: where its memory takes a place, that of a pool.
+    init(
         from snapshot: Snapshot,
         _ hostFunctions: [HostFunction],
-        _ configuration: SandboxConfiguration?
+        _ configuration: SandboxConfiguration?,
+        in reservation: MemoryReservation?
     ) throws(SandboxError) {
         let configuration = try configuration?.validated() ?? snapshot.configuration
         let module = snapshot.module
@@ -95,7 +99,8 @@ public actor Sandbox {
             snapshot.memory,
             imports,
             suspendedCall: snapshot.suspendedCall,
-            configuration
+            configuration,
+            in: reservation
         )
     }
 
@@ -106,16 +111,19 @@ public actor Sandbox {
         _ contents: MemoryImage,
         _ imports: [RunLoop.Import],
         suspendedCall: SuspendedCall?,
-        _ configuration: SandboxConfiguration
+        _ configuration: SandboxConfiguration,
+        in reservation: MemoryReservation? = nil
     ) throws(SandboxError) {
         let hypervisor = try Hypervisor.shared()
         let platform = try hypervisor.platform()
         let signal = try InterruptSignal(offset: configuration.interruptSignalOffset)
         self.module = module
+        loan = nil
         let interruptHandle = LinuxInterruptHandle(signal: signal.number, retryDelay: configuration.interruptRetryDelay)
         let memory = try GuestMemory(
             addressSpace: image.addressSpace,
             image: contents,
+            reservation: reservation,
             pageFaultHandler: configuration.pageFaultHandler
         )
         let machine = try GuestMachine(hypervisor, memory: memory, platform: platform)
@@ -132,6 +140,13 @@ public actor Sandbox {
             reference: reference
         )
         configuration.sandboxSet?.insert(self)
+    }
+
+    /// The same sandbox once more, as a pool lends it: what is reached through this ends with the loan.
+    init(_ loan: SandboxLoan) {
+        reference = loan.sandbox.reference
+        module = loan.sandbox.module
+        self.loan = loan
     }
 
     /// The run loop of a sandbox that nobody else has yet.
@@ -195,9 +210,13 @@ public actor Sandbox {
         }
     }
 
-    private func closeNow() { reference.value = nil }
+    private func closeNow() {
+        if let loan { loan.end() } else { reference.value = nil }
+    }
 
     deinit {
+        // A sandbox that was only lent stays the pool's.
+        guard loan == nil else { return }
         let reference = reference
         reference.thread.finish { reference.value = nil }
     }
@@ -336,7 +355,7 @@ public actor Sandbox {
         load: @Sendable (inout GuestValueReader) throws(SandboxError) -> Result
     ) async throws -> Result {
         let runLoop = try openRunLoop
-        try runLoop.beginCall(options)
+        try begin(runLoop, options)
         defer { runLoop.endCall() }
         let function = runLoop.machine.memory.addressSpace.imageBase + offset
         var writer = runLoop.argumentWriter()
@@ -355,7 +374,7 @@ public actor Sandbox {
         load: @Sendable (inout GuestValueReader) throws(SandboxError) -> Result
     ) async throws -> Result {
         let runLoop = try openRunLoop
-        try runLoop.beginCall(options)
+        try begin(runLoop, options)
         defer { runLoop.endCall() }
         let function = runLoop.machine.memory.addressSpace.imageBase + offset
         var writer = runLoop.argumentWriter()
@@ -365,6 +384,13 @@ public actor Sandbox {
             throw runLoop.refusal(of: function, for: error)
         }
         return try await finish(runLoop, function, writer, load)
+    }
+
+    /// Begins a call, which ends at once when the loan has ended meanwhile.
+    func begin(_ runLoop: RunLoop, _ options: CallOptions) throws(SandboxError) {
+        try runLoop.beginCall(options)
+        // Partner: `SandboxLoan.endCalls`. Either that finds this call, or the end of the loan is seen here.
+        if let loan, loan.isOver { interruptHandle.kill() }
     }
 
     private func finish<Result>(
@@ -393,6 +419,7 @@ public actor Sandbox {
     var openRunLoop: RunLoop {
         get throws(SandboxError) {
             guard let runLoop = reference.value else { throw SandboxError(.closed, "This sandbox has been closed.") }
+            try loan?.check()
             return runLoop
         }
     }

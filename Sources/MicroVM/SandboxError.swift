@@ -10,6 +10,7 @@ public struct SandboxError: Error, Sendable {
             case unknownExport, invalidArgument, argumentTooLarge, invalidResult, invalidPointer
             case poisoned, closed, busy, reentrantCall, callTooDeep, contextExpired
             case incompatibleSnapshot, invalidSnapshot, outOfMemory
+            case poolExhausted, poolShutDown
             case killed, timeLimitExceeded, cpuTimeLimitExceeded, taskCancelled, guestFault
         }
 
@@ -61,6 +62,10 @@ public struct SandboxError: Error, Sendable {
         public static let invalidSnapshot = Code(.invalidSnapshot)
         /// The guest's memory cannot grow any more.
         public static let outOfMemory = Code(.outOfMemory)
+        /// All sandboxes of a pool are lent, and no more callers may wait for one, or this one has waited long enough.
+        public static let poolExhausted = Code(.poolExhausted)
+        /// A pool has been shut down and lends no more sandboxes.
+        public static let poolShutDown = Code(.poolShutDown)
         /// The call was ended by ``LinuxInterruptHandle/kill()`` or ``KillSwitch/terminate()``.
         public static let killed = Code(.killed)
         /// The call was ended because its time limit had passed.

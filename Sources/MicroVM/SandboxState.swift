@@ -66,7 +66,7 @@ extension Sandbox {
     nonisolated func observe<Result: Sendable>(
         _ body: @escaping @Sendable (RunLoop) throws(SandboxError) -> Result
     ) async throws(SandboxError) -> Result {
-        let reference = reference
+        let (reference, loan) = (reference, loan)
         try HostCallChain.check(reference)
         do throws(StopError) {
             try interruptHandle.beginExternalStop()
@@ -81,6 +81,7 @@ extension Sandbox {
                         guard let runLoop = reference.value else {
                             throw SandboxError(.closed, "This sandbox has been closed.")
                         }
+                        try loan?.check()
                         return try body(runLoop)
                     }
                 )

@@ -146,7 +146,7 @@ extension Sandbox {
         load: @Sendable (inout GuestValueReader) throws(SandboxError) -> Result
     ) async throws -> Result {
         let runLoop = try openRunLoop
-        try runLoop.beginCall(options)
+        try begin(runLoop, options)
         defer { runLoop.endCall() }
         try await withCallCancellation { try runLoop.resumeSuspendedCall() }
         return try runLoop.loadResult(load)

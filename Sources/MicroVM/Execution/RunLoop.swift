@@ -176,6 +176,9 @@ final class RunLoop {
         if Task.isCancelled { interruptHandle.cancelForTask() }
     }
 
+    /// Whether a call or a restore has ended half way.
+    var isPoisoned: Bool { poison != nil }
+
     func checkPoison(_ consequence: String) throws(SandboxError) {
         guard let poison else { return }
         let message =

@@ -11,6 +11,7 @@ import SystemPackage
 @safe final class VirtualCPUThread: SerialExecutor {
     private enum Work {
         case job(UnownedJob)
+        case block(@Sendable () -> Void)
         case finish(@Sendable () -> Void)
     }
 
@@ -112,6 +113,9 @@ import SystemPackage
         }
     }
 
+    /// Runs a block on the thread after everything that was enqueued before.
+    func enqueue(_ block: @escaping @Sendable () -> Void) { append(.block(block)) }
+
     /// Ends the thread after everything that was enqueued before, with one last block.
     func finish(_ last: @escaping @Sendable () -> Void) { append(.finish(last)) }
 
@@ -162,6 +166,7 @@ import SystemPackage
             for work in batch {
                 switch work {
                 case .job(let job): unsafe job.runSynchronously(on: asUnownedSerialExecutor())
+                case .block(let block): block()
                 case .finish(let last):
                     last()
                     queue.withLock { $0.isFinished = true }

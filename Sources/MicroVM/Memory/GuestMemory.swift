@@ -16,7 +16,9 @@ import SystemPackage
     let count: Int
     let addressSpace: AddressSpace
     private let reservation: MemoryReservation
-    private let index: Int
+    private let place: Int
+    /// Whether the reservation outlives this memory.
+    private let isShared: Bool
 
     /// What the memory was last made to be: pages that were not written since have these contents.
     private(set) var image: MemoryImage
@@ -41,24 +43,24 @@ import SystemPackage
     init(
         addressSpace: AddressSpace,
         image: MemoryImage,
-        reservation: MemoryReservation? = nil,
-        index: Int = 0,
+        reservation shared: MemoryReservation? = nil,
         pageFaultHandler: PageFaultHandler? = nil
     ) throws(SandboxError) {
-        let place: MemoryReservation
-        if let reservation {
-            place = reservation
-        } else {
-            place = try MemoryReservation(memorySize: Int(addressSpace.size))
-        }
-        precondition(place.memorySize >= Int(addressSpace.size), "a place too small for the memory")
         plan = try image.mappingPlan(hostPages: addressSpace.hostPages)
+        let reservation: MemoryReservation
+        if let shared {
+            reservation = shared
+        } else {
+            reservation = try MemoryReservation(memorySize: Int(addressSpace.size))
+        }
+        precondition(reservation.memorySize >= Int(addressSpace.size), "a place too small for the memory")
         backing = image
         self.image = image
-        self.reservation = place
-        self.index = index
+        self.reservation = reservation
         self.addressSpace = addressSpace
-        unsafe base = place.memory(at: index)
+        isShared = shared != nil
+        place = try reservation.takePlace()
+        unsafe base = reservation.memory(at: place)
         count = Int(addressSpace.size)
         heapEnd = image.heapEnd
         windows = Array(repeating: nil, count: addressSpace.windows.count)
@@ -80,7 +82,7 @@ import SystemPackage
     deinit {
         returnLentCopies()
         for served in served { served?.remove() }
-        if reservation.count > 1 { reservation.clear(at: index) }
+        if isShared { reservation.clear(at: place) }
     }
 
     private func map(_ run: PageMap.Run) throws(SandboxError) {

@@ -16,6 +16,8 @@ import SystemPackage
     /// The bytes of each memory.
     let memorySize: Int
     let count: Int
+    /// The places that no memory has.
+    private let free: Locked<[Int]>
 
     init(memorySize: Int, count: Int = 1) throws(SandboxError) {
         let alignment = AddressSpace.largePageSize
@@ -35,6 +37,7 @@ import SystemPackage
         self.stride = stride
         self.memorySize = memorySize
         self.count = count
+        free = Locked((0..<count).reversed())
     }
 
     deinit {
@@ -56,7 +59,18 @@ import SystemPackage
         return unsafe start + index * stride
     }
 
-    /// Gives everything back that has been mapped for a memory, and leaves it reserved.
+    /// Gives a memory one of the places. It keeps it until ``clear(at:)``.
+    func takePlace() throws(SandboxError) -> Int {
+        guard let index = free.withLock({ $0.popLast() }) else {
+            throw SandboxError(
+                .systemCallFailed,
+                "All \(count) places for guest memory are taken: memory of a closed sandbox is still in use somewhere."
+            )
+        }
+        return index
+    }
+
+    /// Gives everything back that has been mapped for a memory, and leaves it reserved, for another memory to take.
     func clear(at index: Int) {
         let memory = unsafe memory(at: index)
         let flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED
@@ -64,5 +78,6 @@ import SystemPackage
         if unsafe mmap(memory, memorySize, PROT_NONE, flags, -1, 0) == MAP_FAILED {
             unsafe madvise(memory, memorySize, MADV_DONTNEED)
         }
+        free.withLock { $0.append(index) }
     }
 }

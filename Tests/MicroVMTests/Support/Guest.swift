@@ -7,7 +7,7 @@ import Testing
 /// The guests of guest-images. Each is parsed once in a process.
 enum Guest: String, CaseIterable, Sendable {
     case arithmetic, echo, faults, hello, hideout, inflate, initializers, interruption, lies, memory, nested, registers, spin,
-        state
+        state, tenant
     case faultInInitializer = "fault_in_initializer"
     case hostCalls = "host_calls"
     case missingImport = "missing_import"

@@ -53,7 +53,7 @@ struct Resources: CustomStringConvertible {
         names(in: "/proc/self/task").count { lines(of: "/proc/self/task/\($0)/comm").first ?? "" == name }
     }
 
-    private static func lines(of path: String) -> [Substring] {
+    static func lines(of path: String) -> [Substring] {
         // As above; the buffer is as long as is said.
         guard let file = unsafe fopen(path, "r") else { return [] }
         defer { unsafe fclose(file) }
