@@ -7,8 +7,6 @@ struct RestoreLoops: Sendable {
     private let module: GuestModule
     private let sandbox: Sandbox
     private let snapshot: Snapshot
-    /// Of the sandbox after another call.
-    private let other: Snapshot
     private let base: UInt64
 
     private static let hostFunctions = [
@@ -23,9 +21,6 @@ struct RestoreLoops: Sendable {
         sandbox = try await Sandbox(module, hostFunctions: Self.hostFunctions, configuration: configuration)
         base = try await sandbox.call("heap_base")
         snapshot = try await sandbox.snapshot()
-        try await sandbox.call("write_pages", base, 8 as UInt64)
-        other = try await sandbox.snapshot()
-        try await sandbox.restore(to: snapshot)
     }
 
     /// The restore alone, after a call that has written pages.
@@ -99,7 +94,9 @@ struct RestoreLoops: Sendable {
 
     /// A sandbox that is there already made into another one, up to its first call returned.
     func forkFromWarm(count: Int) async throws -> [UInt64] {
-        try await sandbox.run { sandbox in
+        try await sandbox.call("write_pages", base, 8 as UInt64)
+        let other = try await sandbox.snapshot()
+        return try await sandbox.run { sandbox in
             try Placement.adoptGuest()
             let add = try sandbox.function("add", as: ((UInt64, UInt64) -> UInt64).self)
             var times: [UInt64] = []

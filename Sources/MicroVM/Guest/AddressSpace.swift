@@ -3,9 +3,13 @@ import CShims
 /// Where everything lies in a guest's memory.
 ///
 /// Guest virtual and guest physical addresses are the same, in one KVM memory slot that begins at 0. From low to high:
-/// the null guard, the supervisor's pages, trampoline, mailbox and import thunks, the thread-local block, the module's
-/// image, the stack between its guards, the argument arena, the heap, the windows, and last the page tables, which are
+/// the null guard, the supervisor's pages, trampoline, mailbox and import thunks, the argument arena, the stack between
+/// its guards, the thread-local block, the module's image, the heap, the windows, and last the page tables, which are
 /// not mapped at all. Regions never touch unless they belong together, so running off one of them faults.
+///
+/// What every call touches lies in two stretches of 2 MiB: the mailbox and the arena's beginning in one; in the other
+/// the stack's top, the variables of a small module and the heap's beginning. Finding written pages costs time for each
+/// such stretch.
 struct AddressSpace: Sendable {
     /// One contiguous stretch of guest memory with the same permissions.
     struct Region: Sendable {
@@ -36,6 +40,7 @@ struct AddressSpace: Sendable {
     let imageSize: UInt64
     /// The thread pointer (FS base): the thread-local block ends here, the thread control block begins.
     let threadPointer: UInt64
+    private let threadLocal: Range<UInt64>
     let stack: Range<UInt64>
     let arena: Range<UInt64>
     /// As large as it can become.
@@ -113,27 +118,27 @@ struct AddressSpace: Sendable {
             Region(range: thunks..<thunksEnd, permissions: [.read, .execute], isGuestOwned: false),
         ]
 
-        let threadLocal = thunksEnd + page
-        threadPointer = threadLocal + sizes.threadLocalSize.roundedUp(to: max(sizes.threadLocalAlignment, 64))
-        let threadLocalEnd = (threadPointer + Self.threadControlBlockSize).roundedUp(to: page)
-        regions.append(Region(range: threadLocal..<threadLocalEnd, permissions: [.read, .write]))
+        let arenaBase = thunksEnd + Self.guardSize
+        arena = arenaBase..<arenaBase + sizes.arenaSize
+        regions.append(Region(range: arena, permissions: [.read, .write]))
 
-        imageBase = (threadLocalEnd + page).roundedUp(to: max(sizes.imageAlignment, page))
+        let stackBase = arena.upperBound + Self.stackGuardSize
+        stack = stackBase..<stackBase + sizes.stackSize
+        regions.append(Region(range: stack, permissions: [.read, .write]))
+
+        let threadLocalBase = stack.upperBound + Self.guardSize
+        threadPointer = threadLocalBase + sizes.threadLocalSize.roundedUp(to: max(sizes.threadLocalAlignment, 64))
+        threadLocal = threadLocalBase..<(threadPointer + Self.threadControlBlockSize).roundedUp(to: page)
+        regions.append(Region(range: threadLocal, permissions: [.read, .write]))
+
+        imageBase = (threadLocal.upperBound + page).roundedUp(to: max(sizes.imageAlignment, page))
         imageSize = sizes.imageSize
         for mapping in sizes.image {
             let mapped = mapping.range.lowerBound + imageBase..<mapping.range.upperBound + imageBase
             regions.append(Region(range: mapped, permissions: mapping.permissions))
         }
 
-        let stackBase = imageBase + sizes.imageSize + Self.stackGuardSize
-        stack = stackBase..<stackBase + sizes.stackSize
-        regions.append(Region(range: stack, permissions: [.read, .write]))
-
-        let arenaBase = (stack.upperBound + Self.guardSize).roundedUp(to: Self.largePageSize)
-        arena = arenaBase..<arenaBase + sizes.arenaSize
-        regions.append(Region(range: arena, permissions: [.read, .write]))
-
-        let heapBase = (arena.upperBound + Self.guardSize).roundedUp(to: Self.largePageSize)
+        let heapBase = imageBase + sizes.imageSize + Self.guardSize
         heap = heapBase..<heapBase + (sizes.memoryLimit - fixed) / page * page
         initialHeapEnd = min(heap.upperBound, heapBase + (initialSize - fixed) / page * page)
         regions.append(Region(range: heap, permissions: [.read, .write]))
@@ -155,8 +160,8 @@ struct AddressSpace: Sendable {
 
     /// Whether an address lies in one of the unmapped stretches around the stack.
     func isStackGuard(_ address: UInt64) -> Bool {
-        (imageBase + imageSize..<stack.lowerBound).contains(address)
-            || (stack.upperBound..<arena.lowerBound).contains(address)
+        (arena.upperBound..<stack.lowerBound).contains(address)
+            || (stack.upperBound..<threadLocal.lowerBound).contains(address)
     }
 
     /// The pages that ring 3 can write, outside of windows, in ascending order.

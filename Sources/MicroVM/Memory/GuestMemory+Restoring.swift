@@ -171,17 +171,11 @@ extension GuestMemory {
     private func isEqual(_ page: Int, _ image: MemoryImage) throws(SandboxError) -> Bool {
         let memory = unsafe bytes(ofPages: page..<page + 1)
         let address = image.pages.address(ofPage: page)
-        if address.isZero { return unsafe Self.isZero(UnsafeRawBufferPointer(memory)) }
+        if address.isZero { return UnsafeRawBufferPointer(memory).allZero }
         // A foreign page would have to be read first: it is copied, which needs no more.
         guard !address.isForeign else { return false }
         // As in `restore`.
         return unsafe memcmp(memory.baseAddress!, UnsafeRawPointer(bitPattern: address.location)!, memory.count) == 0
-    }
-
-    private static func isZero(_ page: UnsafeRawBufferPointer) -> Bool {
-        // The first word is zero and each byte equals the one eight before it.
-        unsafe page.load(as: UInt64.self) == 0
-            && memcmp(page.baseAddress!, page.baseAddress! + 8, page.count - 8) == 0
     }
 
     // MARK: - Taking an image
@@ -196,7 +190,7 @@ extension GuestMemory {
             let isNew = isWindow && image.pages.address(ofPage: page).isZero
             if !isNew, try isEqual(page, image) { continue }
             // In a window, nothing but what is mapped is told by the absence of a page.
-            if unsafe !isWindow && Self.isZero(UnsafeRawBufferPointer(bytes(ofPages: page..<page + 1))) {
+            if unsafe !isWindow && UnsafeRawBufferPointer(bytes(ofPages: page..<page + 1)).allZero {
                 changes.append((page, .zero))
             } else {
                 stored.append(page)

@@ -49,14 +49,15 @@ struct MappingPlan: Sendable {
                 run.firstIndex - last.firstIndex == run.pages.lowerBound - last.pages.lowerBound,
                 run.pages.lowerBound - last.pages.upperBound <= Self.bridgedGap
             {
-                var position = last.pages.upperBound
-                for small in copied where small.pages.lowerBound >= last.pages.upperBound {
-                    if position < small.pages.lowerBound { cleared.append(position..<small.pages.lowerBound) }
-                    position = small.pages.upperBound
+                // What lies in between in the store may be something else by now: then it is cleared.
+                let inBetween = Set(
+                    copied.lazy.filter { $0.pages.lowerBound >= last.pages.upperBound }.flatMap(\.pages)
+                )
+                for page in last.pages.upperBound..<run.pages.lowerBound where !inBetween.contains(page) {
+                    if last.store.isZero(page: last.firstIndex + page - last.pages.lowerBound) { continue }
+                    cleared.append(page..<page + 1)
+                    copiedCount += 1
                 }
-                // What else lies in between in the store may be something else by now, so it is cleared.
-                if position < run.pages.lowerBound { cleared.append(position..<run.pages.lowerBound) }
-                copiedCount += run.pages.lowerBound - last.pages.upperBound
                 mapped[mapped.count - 1].pages = last.pages.lowerBound..<run.pages.upperBound
             } else if run.pages.count <= Self.copiedRun {
                 copied.append(run)

@@ -92,6 +92,12 @@ import SystemPackage
         )
     }
 
+    /// Whether a page is known to be zero; of a foreign file nobody knows.
+    func isZero(page index: Int) -> Bool {
+        guard !isForeign else { return false }
+        return unsafe bytes(index, count: 1).allZero
+    }
+
     /// Which page lies at an address, if it is one of this store's.
     func index(of address: PageAddress) -> Int? {
         let (distance, isBelow) = address.location.subtractingReportingOverflow(unsafe UInt(bitPattern: base))
@@ -177,4 +183,12 @@ struct PageAddress: Hashable {
     /// Whether it must be read with ``PageStore/read(page:into:)``.
     var isForeign: Bool { rawValue & 1 != 0 }
     var location: UInt { rawValue & ~1 }
+}
+
+extension UnsafeRawBufferPointer {
+    /// Whether all bytes of a page are zero.
+    var allZero: Bool {
+        // The first word is zero, and each byte is equal to the one eight before it.
+        unsafe load(as: UInt64.self) == 0 && memcmp(baseAddress!, baseAddress! + 8, count - 8) == 0
+    }
 }

@@ -6,7 +6,8 @@ import Testing
 
 /// The guests of guest-images. Each is parsed once in a process.
 enum Guest: String, CaseIterable, Sendable {
-    case arithmetic, echo, faults, hello, hideout, inflate, initializers, interruption, lies, memory, nested, registers, spin,
+    case arithmetic, echo, faults, hello, hideout, inflate, initializers, interruption, lies, memory, nested, registers,
+        spin,
         state, tenant
     case faultInInitializer = "fault_in_initializer"
     case hostCalls = "host_calls"
