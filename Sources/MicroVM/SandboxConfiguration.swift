@@ -31,7 +31,8 @@ public struct SandboxConfiguration: Sendable {
     /// The bytes of each window, at most 64 GiB, rounded up to whole pages; 64 MiB unless set. They are addresses, not
     /// memory, and not part of ``memoryLimit``.
     public var windowSize: UInt64 = 64 << 20
-    /// Who serves the pages of lazily loaded windows (``WindowContents/lazy(_:)``): one for the whole process unless set.
+    /// Who serves the pages of lazily loaded windows (``WindowContents/lazy(_:)``): one for the whole process unless
+    /// set.
     public var pageFaultHandler: PageFaultHandler?
     /// How many bytes of written pages a restore leaves in memory, each copied back from the snapshot; pages beyond
     /// that are dropped, and come anew when they are touched. 16 MiB unless set. To copy a page costs a tenth of a

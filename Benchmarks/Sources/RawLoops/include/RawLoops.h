@@ -70,8 +70,8 @@ int raw_guest_call_hop(raw_machine *machine, uint64_t *samples, size_t count);
 /// A machine with 16 MiB of memory whose pages can be put back to what they are now.
 int raw_restorable_create(const raw_module *module, raw_machine **machine);
 
-/// Putting a machine back after a call that has written `pages` pages, which is not counted: the pages that are no file's
-/// are found by PAGEMAP_SCAN and copied back.
+/// Putting a machine back after a call that has written `pages` pages, which is not counted: the pages that are no
+/// file's are found by PAGEMAP_SCAN and copied back.
 int raw_restore(raw_machine *machine, size_t pages, uint64_t *samples, size_t count);
 
 /// The call and putting the machine back.
