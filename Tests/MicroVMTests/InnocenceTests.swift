@@ -1,3 +1,4 @@
+import Glibc
 import Testing
 
 @testable import MicroVM
@@ -95,7 +96,9 @@ import Testing
                     for page in pages {
                         let offset = Int(heap + page * 4096)
                         let bytes = unsafe memory.hostBytes(at: UInt64(offset), count: 4096)
-                        let isEqual = unsafe bytes.elementsEqual(expected[offset - 0x10000..<offset - 0x10000 + 4096])
+                        let isEqual = unsafe expected.withUnsafeBytes { expected in
+                            unsafe memcmp(bytes.baseAddress!, expected.baseAddress! + offset - 0x10000, 4096) == 0
+                        }
                         #expect(isEqual, "page \(page) in round \(round)")
                     }
                 }

@@ -171,6 +171,8 @@ import Testing
 
     @Test(arguments: WrittenPages.Method.allCases)
     func `pages are put back however they are found`(_ method: WrittenPages.Method) async throws {
+        // The ioctl needs Linux 6.7.
+        guard method != .scan || WrittenPages.bestMethod == .scan else { return }
         let sandbox = try await Guest.state.sandbox()
         try await sandbox.call("write_pages", 0 as UInt64, 300 as UInt64, 2 as UInt64, 1 as UInt64)
         let snapshot = try await sandbox.snapshot()

@@ -83,7 +83,9 @@ static int parse(raw_module *module) {
     module->counter_address = export(module, "counter_address");
     module->count_up = export(module, "count_up");
     return module->add && module->call_host && module->fold && module->spin && module->write_pages &&
-           module->counter_address && module->count_up                ? 0                : ENOEXEC;
+                   module->counter_address && module->count_up
+               ? 0
+               : ENOEXEC;
 }
 
 // Opens KVM and learns, by a virtual CPU made for it, the registers that one starts with.
