@@ -169,6 +169,45 @@ import Testing
         }
     }
 
+    @Test(arguments: [WrittenPages.bestMethod, .none])
+    func `a fork whose heap was cut off gets back what it was made with`(_ method: WrittenPages.Method) async throws {
+        let sandbox = try await Guest.state.sandbox { $0.initialMemorySize = 8 << 20 }
+        let small = try await sandbox.snapshot()
+        let pages = try await sandbox.call("heap_size", returning: UInt64.self) / 4096
+        try await sandbox.growHeap(by: 100 * 4096)
+        try await sandbox.call("write_pages", pages - 20, 100 as UInt64, 1 as UInt64, 5 as UInt64)
+        let large = try await sandbox.snapshot()
+        let sum: UInt64 = try await sandbox.call("read_pages", pages - 20, 100 as UInt64, 1 as UInt64)
+        let fork = try await Sandbox(from: large)
+        for _ in 0..<3 {
+            try await fork.restore(to: small)
+            try await fork.restore(to: large)
+            #expect(try await fork.call("read_pages", pages - 20, 100 as UInt64, 1 as UInt64) == sum)
+            try await fork.call("write_pages", pages - 20, 100 as UInt64, 1 as UInt64, 7 as UInt64)
+            // Nothing may stay, so that everything has to come from behind, or be copied where there is nothing.
+            try await fork.run { fork in
+                _ = try fork.memory.restore(to: large.memory, keeping: 0, by: method)
+            }
+            #expect(try await fork.call("read_pages", pages - 20, 100 as UInt64, 1 as UInt64) == sum)
+        }
+    }
+
+    @Test func `pages that nobody writes any more do not stay for ever`() async throws {
+        let sandbox = try await Guest.state.sandbox()
+        let snapshot = try await sandbox.snapshot()
+        try await sandbox.call("write_pages", 0 as UInt64, 500 as UInt64, 1 as UInt64, 3 as UInt64)
+        #expect(try await sandbox.restore(to: snapshot).pagesCopied >= 500)
+        var dropped = 0
+        for _ in 0..<20 {
+            try await sandbox.call("write_pages", 0 as UInt64, 5 as UInt64, 1 as UInt64, 3 as UInt64)
+            let statistics = try await sandbox.restore(to: snapshot)
+            #expect(statistics.pagesCopied < 30)
+            dropped += statistics.pagesDropped
+        }
+        #expect((480...520).contains(dropped))
+        #expect(try await sandbox.call("read_pages", 0 as UInt64, 600 as UInt64, 1 as UInt64) as UInt64 == 0)
+    }
+
     @Test(arguments: WrittenPages.Method.allCases)
     func `pages are put back however they are found`(_ method: WrittenPages.Method) async throws {
         // The ioctl needs Linux 6.7.

@@ -84,3 +84,10 @@ int placement_adopt_guest(void) {
     const cpu_set_t *place = atomic_load_explicit(&guest, memory_order_acquire);
     return place != NULL && sched_setaffinity(0, sizeof(*place), place) < 0 ? errno : 0;
 }
+
+void placement_leave_guest(pthread_t thread) {
+    const cpu_set_t *place = atomic_load_explicit(&guest, memory_order_acquire);
+    if (place != NULL) {
+        pthread_setaffinity_np(thread, sizeof(first), &first);
+    }
+}

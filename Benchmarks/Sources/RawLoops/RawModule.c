@@ -80,10 +80,11 @@ static int parse(raw_module *module) {
     module->fold = export(module, "fold");
     module->spin = export(module, "spin");
     module->write_pages = export(module, "write_pages");
+    module->read_pages = export(module, "read_pages");
     module->counter_address = export(module, "counter_address");
     module->count_up = export(module, "count_up");
     return module->add && module->call_host && module->fold && module->spin && module->write_pages &&
-                   module->counter_address && module->count_up
+                   module->read_pages && module->counter_address && module->count_up
                ? 0
                : ENOEXEC;
 }

@@ -31,6 +31,7 @@ struct raw_module {
     uint64_t counter_address;
     uint64_t count_up;
     uint64_t write_pages;
+    uint64_t read_pages;
 };
 
 #endif

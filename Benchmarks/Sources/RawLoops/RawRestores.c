@@ -2,11 +2,15 @@
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/userfaultfd.h>
+#include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
+#include "Placement.h"
 #include "RawMachine.h"
 
 #define MEMORY_SIZE (8 * RAW_MEMORY_SIZE)
@@ -188,6 +192,65 @@ static int fork_first_call(struct job *job) {
     return 0;
 }
 
+// MARK: Pages that come when they are touched
+
+// Behind all that the other loops use.
+#define LAZY_PAGES 0x800000
+#define LAZY_COUNT 256
+
+// Serves so many pages, each with the same bytes.
+static void *serve(void *descriptor) {
+    static uint8_t page[PAGE] __attribute__((aligned(PAGE))) = {1};
+    for (int served = 0; served < LAZY_COUNT;) {
+        struct uffd_msg message;
+        if (read(*(int *)descriptor, &message, sizeof message) != sizeof message) {
+            return descriptor;
+        }
+        struct uffdio_copy copy = {
+            .dst = message.arg.pagefault.address & ~(uint64_t)(PAGE - 1), .src = (uint64_t)page, .len = PAGE};
+        if (message.event == UFFD_EVENT_PAGEFAULT && ioctl(*(int *)descriptor, UFFDIO_COPY, &copy) == 0) {
+            served++;
+        }
+    }
+    return NULL;
+}
+
+static int lazy_page(struct job *job) {
+    raw_machine *machine = job->machine;
+    for (size_t i = 0; i < job->count; i++) {
+        uint8_t *pages = machine->memory + LAZY_PAGES;
+        if (mmap(pages, LAZY_COUNT * PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0) ==
+            MAP_FAILED) {
+            return errno;
+        }
+        int descriptor = (int)syscall(SYS_userfaultfd, O_CLOEXEC);
+        struct uffdio_api api = {.api = UFFD_API};
+        struct uffdio_register range = {.range = {.start = (uint64_t)pages, .len = LAZY_COUNT * PAGE},
+                                        .mode = UFFDIO_REGISTER_MODE_MISSING};
+        pthread_t server;
+        if (descriptor < 0 || ioctl(descriptor, UFFDIO_API, &api) < 0 ||
+            ioctl(descriptor, UFFDIO_REGISTER, &range) < 0 ||
+            (errno = pthread_create(&server, NULL, serve, &descriptor)) != 0) {
+            return errno;
+        }
+        // Not where the guest is, which is where it was begun.
+        placement_leave_guest(server);
+        uint64_t start = now();
+        *word(machine, RAW_MAILBOX + RAW_FUNCTION) = machine->module->read_pages;
+        *word(machine, RAW_MAILBOX + RAW_FIRST) = LAZY_PAGES;
+        *word(machine, RAW_MAILBOX + RAW_SECOND) = LAZY_COUNT;
+        bool returned = enter(machine, RAW_RETURN_PORT);
+        job->samples[i] = (now() - start) / LAZY_COUNT;
+        void *failure;
+        pthread_join(server, &failure);
+        close(descriptor);
+        if (!returned || failure != NULL || *word(machine, RAW_MAILBOX + RAW_RESULT) != LAZY_COUNT) {
+            return EPROTO;
+        }
+    }
+    return 0;
+}
+
 static int run(int (*body)(struct job *), raw_machine *machine, size_t pages, uint64_t *samples, size_t count) {
     return raw_perform(
         (struct job){.body = body, .machine = machine, .pages = pages, .samples = samples, .count = count});
@@ -207,6 +270,10 @@ int raw_call_with_refault(raw_machine *machine, size_t pages, uint64_t *samples,
 
 int raw_snapshot(raw_machine *machine, size_t pages, uint64_t *samples, size_t count) {
     return run(snapshot, machine, pages, samples, count);
+}
+
+int raw_lazy_page(raw_machine *machine, uint64_t *samples, size_t count) {
+    return run(lazy_page, machine, 0, samples, count);
 }
 
 int raw_fork_first_call(raw_machine *machine, uint64_t *samples, size_t count) {

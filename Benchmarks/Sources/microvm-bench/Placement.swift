@@ -7,17 +7,21 @@ enum Placement {
     case oneProcessor
     /// The virtual CPUs' threads on another one than the rest.
     case twoProcessors
+    /// Wherever the scheduler puts them.
+    case anywhere
 
     /// In words, what becomes of this placement where the process runs.
     var outcome: String {
         switch self {
         case .oneProcessor: "one processor"
+        case .anywhere: "all processors"
         case .twoProcessors: placement_has_two_processors() ? "two processors" : "one processor for want of two"
         }
     }
 
     /// Moves every thread, also those of the cooperative pool, until ``end()``.
     func begin() throws(Errno) {
+        if self == .anywhere { return }
         try check(placement_begin(self == .twoProcessors))
     }
 

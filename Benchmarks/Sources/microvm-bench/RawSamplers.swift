@@ -94,6 +94,10 @@ struct RawRestorableMachine: Sendable {
         { count in try unsafe samples(count) { unsafe raw_snapshot(machine, pages, $0, count) } }
     }
 
+    func lazyPage(count: Int) throws -> [UInt64] {
+        try unsafe samples(count) { unsafe raw_lazy_page(machine, $0, count) }
+    }
+
     func forkFirstCall(count: Int) throws -> [UInt64] {
         try unsafe samples(count) { unsafe raw_fork_first_call(machine, $0, count) }
     }

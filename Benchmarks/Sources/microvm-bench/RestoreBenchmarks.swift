@@ -60,6 +60,26 @@ extension Benchmark {
                 others: [bareExit],
                 derived: ofBareExit
             ),
+            Benchmark(
+                name: "pool_request",
+                batch: 500,
+                placement: .anywhere,
+                ours: library.poolRequest(tasks: 1),
+                raw: machine.callWithRestore(pages: 0),
+                others: [Series(name: "two_tasks", sample: library.poolRequest(tasks: 2))],
+                derived: { medians in
+                    guard let one = medians["ours"], let two = medians["two_tasks"] else { return [] }
+                    return [("speed_of_two", one.p50 / two.p50)]
+                }
+            ),
+            Benchmark(
+                name: "lazy_page",
+                batch: 10,
+                share: 0.05,
+                placement: .twoProcessors,
+                ours: library.lazyPage,
+                raw: machine.lazyPage
+            ),
             load("load_snapshot_1GiB", library),
             Benchmark(
                 name: "thousand_sandboxes",

@@ -137,6 +137,61 @@ struct RestoreLoops: Sendable {
         await large.close()
     }
 
+    /// A page that a guest reads and a page source has in memory: a call that reads 256, divided.
+    func lazyPage(count: Int) async throws -> [UInt64] {
+        let pages: UInt64 = 256
+        var configuration = SandboxConfiguration()
+        configuration.windowCount = 1
+        let lazy = try await Sandbox(module, hostFunctions: Self.hostFunctions, configuration: configuration)
+        let bytes = (0..<Int(pages) * 4096).map { $0 % 4096 == 0 ? 1 as UInt8 : 0 }
+        let contents = try WindowContents.lazy(.bytes(bytes))
+        try await lazy.run { _ in try Placement.adoptGuest() }
+        var times: [UInt64] = []
+        for _ in 0..<count {
+            let window = try await lazy.map(contents, access: .readOnly)
+            let time = try await lazy.run { lazy in
+                let begin = now()
+                let sum: UInt64 = try await lazy.call("read_pages", window.address, pages)
+                guard sum == pages else { throw Errno.protocolError }
+                return now() - begin
+            }
+            times.append(time / pages)
+            try await lazy.unmap(window)
+        }
+        await lazy.close()
+        return times
+    }
+
+    /// A sandbox lent by a pool, one call in it, and given back, by so many tasks at once: the time between two
+    /// answers.
+    func poolRequest(tasks: Int) -> Sampler {
+        { count in
+            let pool = try await SandboxPool(module, hostFunctions: Self.hostFunctions, size: 2 * tasks...2 * tasks)
+            // The first loans find cold memories.
+            for _ in 0..<4 * tasks { try await Self.request(pool) }
+            var times: [UInt64] = []
+            let each = 50
+            for _ in 0..<max(count / each, 1) {
+                let begin = now()
+                try await withThrowingTaskGroup { group in
+                    for _ in 0..<tasks {
+                        group.addTask { for _ in 0..<each / tasks { try await Self.request(pool) } }
+                    }
+                    try await group.waitForAll()
+                }
+                let time = (now() - begin) / UInt64(each / tasks * tasks)
+                times += Array(repeating: time, count: each)
+            }
+            await pool.shutDown()
+            return Array(times.prefix(count))
+        }
+    }
+
+    private static func request(_ pool: SandboxPool) async throws {
+        let sum: UInt64 = try await pool.withSandbox { try await $0.call("add", UInt64(2), UInt64(3)) }
+        guard sum == 5 else { throw Errno.protocolError }
+    }
+
     /// So many sandboxes at once, each called; a sample is the time for one.
     func thousandSandboxes(_ memory: MemoryOfMany) -> Sampler {
         { count in

@@ -16,6 +16,8 @@ final class GuestMachine {
     private let initialRegisters: Registers
     private let initialSpecialRegisters: SpecialRegisters
     private let extendedState: Trampoline.ExtendedState
+    /// Whether the guest's memory could not be given back to it after ``findAccess(clearInterrupt:)``.
+    private var hasLostMemory = false
 
     /// Makes the machine around a memory that has the library's pages in it; the registers are those of `entry`.
     init(
@@ -114,7 +116,9 @@ final class GuestMachine {
     /// the guest begins.
     ///
     /// - Parameter isBroken: whether the virtual CPU has shut down or failed, and so may not be as it was otherwise.
+    /// - Throws: also where the guest has lost its memory, which is for good.
     func reset(isBroken: Bool) throws(Errno) {
+        if hasLostMemory { throw .badAddress }
         var general = initialRegisters
         general.rip = extendedState.reset
         if isBroken {
@@ -230,23 +234,33 @@ final class GuestMachine {
             let special = try specialRegisters()
             var stepping = before
             stepping.rflags |= 1 << 8
-            try virtualMachine.removeMemory(slot: 0)
             let parts = memory.accessible
-            for (slot, part) in parts.enumerated() {
-                let bytes = unsafe memory.hostBytes(at: part.lowerBound, count: part.count)
-                unsafe try virtualMachine.setMemory(
-                    slot: UInt32(slot),
-                    guestPhysicalAddress: part.lowerBound,
-                    memory: bytes
-                )
+            var found: (address: UInt64, access: GuestFault.Access)?
+            do throws(Errno) {
+                try virtualMachine.removeMemory(slot: 0)
+                for (slot, part) in parts.enumerated() {
+                    let bytes = unsafe memory.hostBytes(at: part.lowerBound, count: part.count)
+                    unsafe try virtualMachine.setMemory(
+                        slot: UInt32(slot),
+                        guestPhysicalAddress: part.lowerBound,
+                        memory: bytes
+                    )
+                }
+                try Self.setRegisters(of: virtualCPU, hypervisor, stepping, special, nil)
+                found = runForAccess(clearInterrupt)
+                // KVM has the access half done and would go on with it at the next entry, whatever the registers say
+                // then: it is to finish here, each of its parts.
+                if found != nil { finishAccess() }
+            } catch {
+                found = nil
             }
-            try Self.setRegisters(of: virtualCPU, hypervisor, stepping, special, nil)
-            let found = runForAccess(clearInterrupt)
-            // KVM has the access half done and would go on with it at the next entry, whatever the registers say then:
-            // it is to finish here, each of its parts.
-            if found != nil { finishAccess() }
-            for slot in parts.indices { try virtualMachine.removeMemory(slot: UInt32(slot)) }
-            unsafe try virtualMachine.setMemory(slot: 0, guestPhysicalAddress: 0, memory: memory.bytes)
+            // Those that were made; the guest has its memory back in any case, or is never entered again.
+            for slot in parts.indices { try? virtualMachine.removeMemory(slot: UInt32(slot)) }
+            do throws(Errno) {
+                unsafe try virtualMachine.setMemory(slot: 0, guestPhysicalAddress: 0, memory: memory.bytes)
+            } catch {
+                hasLostMemory = true
+            }
             try Self.setRegisters(of: virtualCPU, hypervisor, before, special, VirtualCPUEvents())
             return found
         } catch {

@@ -135,6 +135,12 @@ extension GuestMemory {
             try restore(page, to: image)
             result.copied += 1
         }
+        if backingEnd < writable.upperBound {
+            try image.pages.forEachPage(in: backingEnd..<writable.upperBound) { page throws(SandboxError) in
+                try restore(page, to: image)
+                result.copied += 1
+            }
+        }
         for index in windows.indices { try restoreWindow(index, to: image, &result) }
         didRestore(image)
         return result
@@ -142,7 +148,9 @@ extension GuestMemory {
 
     /// Whether a page that is dropped becomes what it is in an image.
     private func canDrop(_ page: Int, for image: MemoryImage) -> Bool {
-        plan.canDrop(page: page) && image.pages.address(ofPage: page) == backing.pages.address(ofPage: page)
+        let address = image.pages.address(ofPage: page)
+        if page >= backingEnd { return address.isZero }
+        return plan.canDrop(page: page) && address == backing.pages.address(ofPage: page)
     }
 
     private func drop(_ pages: Range<Int>) {

@@ -35,6 +35,8 @@ import SystemPackage
     var served: [ServedMemory?]
     /// Copies of bytes that have been lent instead of the bytes themselves, until the guest runs again.
     private var lentCopies: [UnsafeMutableRawBufferPointer] = unsafe []
+    /// From this page on nothing lies behind the heap any more, because it has been cut off since.
+    private(set) var backingEnd = Int.max
     /// For how many restores in a row most of the written pages had their old contents all the same.
     var idleRestores = 0
 
@@ -150,6 +152,7 @@ import SystemPackage
             if unsafe mmap(base + Int(end), Int(heapEnd - end), PROT_NONE, flags, -1, 0) == MAP_FAILED {
                 throw Self.failure("take back guest memory")
             }
+            backingEnd = min(backingEnd, Int(end) / Self.pageSize)
         }
         heapEnd = end
     }

@@ -1,6 +1,7 @@
 #ifndef PLACEMENT_H
 #define PLACEMENT_H
 
+#include <pthread.h>
 #include <stdbool.h>
 
 // Which processors the threads of the process run on, plain C's and the library's alike.
@@ -22,5 +23,8 @@ int placement_end(void);
 
 /// Confines the calling thread, a virtual CPU's, to the processor for guests. Without a placement it does nothing.
 int placement_adopt_guest(void);
+
+// Moves a thread that a virtual CPU's thread has begun to where the others are, if a placement is in force.
+void placement_leave_guest(pthread_t thread);
 
 #endif

@@ -83,6 +83,9 @@ int raw_call_with_refault(raw_machine *machine, size_t pages, uint64_t *samples,
 /// Finding the pages that a call has written, `pages` of them, and copying them to a new file in memory.
 int raw_snapshot(raw_machine *machine, size_t pages, uint64_t *samples, size_t count);
 
+/// One page of 4 KiB that a guest reads and that a thread serves through userfaultfd: a call that reads many, divided.
+int raw_lazy_page(raw_machine *machine, uint64_t *samples, size_t count);
+
 /// A new machine with the memory of this one, copied on write, up to its first call returned; its end is not counted.
 int raw_fork_first_call(raw_machine *machine, uint64_t *samples, size_t count);
 
