@@ -6,6 +6,8 @@
 #include <fcntl.h>
 #include <linux/fs.h>
 #include <linux/types.h>
+#include <pthread.h>
+#include <stdatomic.h>
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
@@ -46,9 +48,32 @@ int shim_file_data(int file, int64_t from, int64_t *start, int64_t *end) {
     return *end > *start;
 }
 
-int shim_pagemap_open(void) {
+static _Atomic int pagemap = -1;
+
+// In the child, which has one thread.
+static void forget_pagemap(void) {
+    int descriptor = atomic_exchange(&pagemap, -1);
+    if (descriptor >= 0)
+        close(descriptor);
+}
+
+static void watch_forks(void) { pthread_atfork(NULL, NULL, forget_pagemap); }
+
+int shim_pagemap(void) {
+    static pthread_once_t once = PTHREAD_ONCE_INIT;
+    // Acquiring and releasing, here and below: nothing but the number is handed over.
+    int known = atomic_load(&pagemap);
+    if (known >= 0)
+        return known;
+    pthread_once(&once, watch_forks);
     int descriptor = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
-    return descriptor < 0 ? -errno : descriptor;
+    if (descriptor < 0)
+        return -errno;
+    if (atomic_compare_exchange_strong(&pagemap, &known, descriptor))
+        return descriptor;
+    // Another thread was quicker.
+    close(descriptor);
+    return known;
 }
 
 int shim_pagemap_scan(int pagemap, uint64_t start, uint64_t end, struct shim_page_run *runs, size_t count,

@@ -21,8 +21,9 @@ struct shim_page_run {
     uint64_t categories;
 };
 
-// /proc/self/pagemap. The descriptor, or a negated errno.
-int shim_pagemap_open(void);
+// /proc/self/pagemap, opened once in a process: a descriptor is of the memory of the process that has opened it, so a
+// child of fork(2) opens its own. The descriptor, or a negated errno.
+int shim_pagemap(void);
 
 // Finds the pages from `start` to `end` that this process has to itself: in memory or swapped out, neither a file's nor
 // the kernel's page of zeros. The number of runs found, or a negated errno (ENOTTY: a kernel before Linux 6.7);

@@ -17,18 +17,16 @@ import SystemPackage
         case none
     }
 
-    /// The process's `/proc/self/pagemap`, open for ever, and the best way to use it.
-    private static let pagemap: (descriptor: Int32, method: Method) = {
-        let descriptor = shim_pagemap_open()
-        guard descriptor >= 0 else { return (descriptor, .none) }
+    /// The best way there is on this kernel.
+    static let bestMethod: Method = {
+        let descriptor = shim_pagemap()
+        guard descriptor >= 0 else { return .none }
         var run = shim_page_run()
         var walked: UInt64 = 0
         // An empty range: the answer says only whether the kernel knows the request.
         let result = unsafe shim_pagemap_scan(descriptor, 0, 0, &run, 1, &walked)
-        return (descriptor, result >= 0 ? .scan : .table)
+        return result >= 0 ? .scan : .table
     }()
-
-    static var bestMethod: Method { pagemap.method }
 
     private static let capacity = 128
 
@@ -43,15 +41,22 @@ import SystemPackage
     ) throws(SandboxError) -> Bool {
         guard let start = memory.baseAddress else { return true }
         let address = UInt64(UInt(bitPattern: start))
+        let pagemap = shim_pagemap()
+        guard method != .none, pagemap >= 0 else { return false }
         switch method {
-        case .scan: try scan(address, address + UInt64(memory.count), body)
-        case .table: try readTable(address, memory.count / GuestMemory.pageSize, body)
-        case .none: return false
+        case .scan: try scan(pagemap, address, address + UInt64(memory.count), body)
+        case .table: try readTable(pagemap, address, memory.count / GuestMemory.pageSize, body)
+        case .none: break
         }
         return true
     }
 
-    private static func scan(_ start: UInt64, _ end: UInt64, _ body: (Range<Int>) -> Void) throws(SandboxError) {
+    private static func scan(
+        _ pagemap: Int32,
+        _ start: UInt64,
+        _ end: UInt64,
+        _ body: (Range<Int>) -> Void
+    ) throws(SandboxError) {
         let pageSize = UInt64(GuestMemory.pageSize)
         var position = start
         var error: Int32 = 0
@@ -59,7 +64,7 @@ import SystemPackage
             while position < end {
                 var walked: UInt64 = 0
                 let found = unsafe shim_pagemap_scan(
-                    pagemap.descriptor,
+                    pagemap,
                     position,
                     end,
                     runs.baseAddress!,
@@ -89,7 +94,12 @@ import SystemPackage
 
     /// The page of zeros, which has been read and not written, looks like a written one here: to restore that one too
     /// is no mistake.
-    private static func readTable(_ start: UInt64, _ count: Int, _ body: (Range<Int>) -> Void) throws(SandboxError) {
+    private static func readTable(
+        _ pagemap: Int32,
+        _ start: UInt64,
+        _ count: Int,
+        _ body: (Range<Int>) -> Void
+    ) throws(SandboxError) {
         let first = Int(start) / GuestMemory.pageSize
         var page = 0
         var open: Int?
@@ -97,7 +107,7 @@ import SystemPackage
         unsafe withUnsafeTemporaryAllocation(of: UInt64.self, capacity: 4096) { words in
             while page < count {
                 let wanted = min(count - page, words.count) * 8
-                let read = unsafe pread(pagemap.descriptor, words.baseAddress, wanted, off_t((first + page) * 8))
+                let read = unsafe pread(pagemap, words.baseAddress, wanted, off_t((first + page) * 8))
                 if read < 0, errno == EINTR { continue }
                 guard read >= 8 else {
                     error = read < 0 ? errno : EIO
