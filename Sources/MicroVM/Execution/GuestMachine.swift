@@ -168,9 +168,17 @@ final class GuestMachine {
         let before = unsafe Array(area)
         // XSAVE leaves out what is initial, and believes the header.
         unsafe area.initializeMemory(as: UInt8.self, repeating: 0)
-        try runStub(extendedState.save, clearInterrupt)
-        let state = unsafe Array(area)
-        unsafe area.copyBytes(from: before)
+        let state: [UInt8]
+        do throws(Errno) {
+            try runStub(extendedState.save, clearInterrupt)
+            unsafe state = Array(area)
+            unsafe area.copyBytes(from: before)
+        } catch {
+            // The call goes on where it was, with or without a snapshot.
+            unsafe area.copyBytes(from: before)
+            try Self.setRegisters(of: virtualCPU, hypervisor, general, special, events)
+            throw error
+        }
         let used = state.lastIndex { $0 != 0 }.map { $0 + 1 } ?? 0
         try Self.setRegisters(of: virtualCPU, hypervisor, general, special, events)
         return CallRegisters(
@@ -190,8 +198,8 @@ final class GuestMachine {
         let before = unsafe Array(area)
         unsafe area.initializeMemory(as: UInt8.self, repeating: 0)
         unsafe area.copyBytes(from: registers.extendedState)
+        defer { unsafe area.copyBytes(from: before) }
         try runStub(extendedState.load, clearInterrupt)
-        unsafe area.copyBytes(from: before)
         switch registers.system {
         case .whole(let special, let events):
             try Self.setRegisters(of: virtualCPU, hypervisor, registers.general, special, events)

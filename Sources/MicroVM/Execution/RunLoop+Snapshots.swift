@@ -69,104 +69,14 @@ extension RunLoop {
 
     /// Goes on with the call that the sandbox was restored to the middle of, and comes back when it has returned.
     func resumeSuspendedCall() throws {
-        guard let call = suspendedCall else { preconditionFailure("checked by beginCall") }
+        guard let call = suspendedCall else {
+            throw SandboxError(.invalidArgument, "There is no call to go on with.")
+        }
         do throws(Errno) {
             try machine.setCallRegisters(call.registers) { interruptHandle.clearImmediateExit() }
         } catch {
             throw SandboxError(.systemCallFailed, "KVM does not take the registers.", underlyingError: error)
         }
         try run(suspended: call)
-    }
-}
-
-extension Sandbox {
-    /// Takes a snapshot: of the memory as it is between two calls, or of a call in its middle.
-    ///
-    /// The sandbox is stopped while this works, if it is not stopped already. A call that is under way is caught
-    /// between two instructions of the guest, with all its registers, and goes on afterwards as if nothing had been. A
-    /// synchronous host function is waited for.
-    ///
-    /// - Throws: ``SandboxError``: `.busy` while an asynchronous host function, a nested call or an initialiser is at
-    ///   work; `.poisoned`, `.closed`, `.systemCallFailed` (no memory); `.reentrantCall` from a host function of the
-    ///   same sandbox.
-    public nonisolated func snapshot() async throws(SandboxError) -> Snapshot {
-        try await observe { runLoop throws(SandboxError) in try runLoop.snapshot() }
-    }
-
-    /// Puts the sandbox back to a snapshot: nothing remains of what has happened since, in its memory or its registers.
-    ///
-    /// The virtual machine, its thread and the host functions stay as they are; what a host function keeps is its own
-    /// affair. A poisoned sandbox is as good as new. Waits for a call under way, which it does not end.
-    ///
-    /// - Parameter snapshot: of this sandbox, or any other one of the same module, memory sizes and host functions.
-    /// - Returns: what it has cost.
-    /// - Throws: ``SandboxError``: `.incompatibleSnapshot` (and nothing has changed), `.closed`, `.reentrantCall` from
-    ///   a host function of the same sandbox; `.systemCallFailed` or `.invalidSnapshot` when it failed half way, which
-    ///   leaves the sandbox poisoned.
-    @discardableResult
-    public nonisolated func restore(to snapshot: Snapshot) async throws -> RestoreStatistics {
-        try HostCallChain.check(reference)
-        return try await restoreNow(to: snapshot)
-    }
-
-    private func restoreNow(to snapshot: Snapshot) throws(SandboxError) -> RestoreStatistics {
-        try openRunLoop.restore(to: snapshot)
-    }
-
-    /// Goes on with the call that the snapshot was taken in the middle of, from which the sandbox was made, or to which
-    /// it was restored.
-    ///
-    /// - Parameters:
-    ///   - timeLimit: as that of ``call(_:_:timeLimit:cpuTimeLimit:returning:)``, from now on.
-    ///   - cpuTimeLimit: likewise.
-    ///   - resultType: what the function returns.
-    /// - Throws: as ``call(_:_:timeLimit:cpuTimeLimit:returning:)``; ``SandboxError/Code/invalidArgument`` where there
-    ///   is no call to go on with.
-    public nonisolated func resume<Result: GuestValue>(
-        timeLimit: Duration? = nil,
-        cpuTimeLimit: Duration? = nil,
-        returning resultType: Result.Type = Result.self
-    ) async throws -> Result {
-        try HostCallChain.check(reference)
-        let options = CallOptions(timeLimit: timeLimit, cpuTimeLimit: cpuTimeLimit, resumes: true)
-        return try await performResumed(options) { reader throws(SandboxError) in try Result.load(from: &reader) }
-    }
-
-    /// Goes on with a call of a function that returns nothing.
-    ///
-    /// - Throws: as ``resume(timeLimit:cpuTimeLimit:returning:)``.
-    public nonisolated func resume(timeLimit: Duration? = nil, cpuTimeLimit: Duration? = nil) async throws {
-        try HostCallChain.check(reference)
-        let options = CallOptions(timeLimit: timeLimit, cpuTimeLimit: cpuTimeLimit, resumes: true)
-        try await performResumed(options) { _ in }
-    }
-
-    private func performResumed<Result: Sendable>(
-        _ options: CallOptions,
-        load: @Sendable (inout GuestValueReader) throws(SandboxError) -> Result
-    ) async throws -> Result {
-        let runLoop = try openRunLoop
-        try begin(runLoop, options)
-        defer { runLoop.endCall() }
-        try await withCallCancellation { try runLoop.resumeSuspendedCall() }
-        return try runLoop.loadResult(load)
-    }
-
-    /// Gives the guest more heap.
-    ///
-    /// - Parameter count: the bytes by which it grows, rounded up to whole pages.
-    /// - Returns: the heap's new size in bytes.
-    /// - Throws: ``SandboxError/Code/outOfMemory`` when that is more than ``SandboxConfiguration/memoryLimit`` allows;
-    ///   `.closed`, `.reentrantCall`.
-    @discardableResult
-    public nonisolated func growHeap(by count: UInt64) async throws -> UInt64 {
-        try HostCallChain.check(reference)
-        return try await growHeapNow(by: count)
-    }
-
-    private func growHeapNow(by count: UInt64) throws(SandboxError) -> UInt64 {
-        let memory = try openRunLoop.machine.memory
-        try memory.growHeap(by: count)
-        return memory.heapEnd - memory.addressSpace.heap.lowerBound
     }
 }

@@ -48,7 +48,7 @@ extension GuestMemory {
             served[index] = nil
             // Inside this memory's own place; nothing is left of what was mapped there.
             guard unsafe mmap(memory.baseAddress, memory.count, PROT_NONE, nothing, -1, 0) != MAP_FAILED else {
-                throw Self.windowFailure("unmap a window")
+                throw Self.failure("unmap a window")
             }
             windows[index] = nil
         }
@@ -61,7 +61,7 @@ extension GuestMemory {
             let protection = isPrivate ? PROT_READ | PROT_WRITE : PROT_READ
             let size = Int(mapping.size)
             let result = unsafe mmap(memory.baseAddress, size, protection, flags, file.rawValue, off_t(offset))
-            guard unsafe result != MAP_FAILED else { throw Self.windowFailure("map something into a window") }
+            guard unsafe result != MAP_FAILED else { throw Self.failure("map something into a window") }
         }
         windows[index] = mapping
     }
@@ -126,10 +126,6 @@ extension GuestMemory {
             }
         }
         return nil
-    }
-
-    private static func windowFailure(_ action: String) -> SandboxError {
-        SandboxError(.systemCallFailed, "Could not \(action).", underlyingError: Errno(rawValue: errno))
     }
 
     /// The pages of the windows whose contents a guest can have changed.
@@ -230,63 +226,5 @@ extension GuestMemory {
             "The memory that is mapped at 0x\(String(address, radix: 16)) is not to be had.",
             underlyingError: Errno(rawValue: error)
         )
-    }
-}
-
-extension Sandbox {
-    /// Shows the guest a file or memory of the host, in a window that is free.
-    ///
-    /// ```swift
-    /// let dictionary = try await sandbox.map(.file("words.bin"), access: .readOnly)
-    /// let hits: Int = try await sandbox.call("search", dictionary, "needle")
-    /// ```
-    ///
-    /// A restore leaves mapped what was mapped when the snapshot was taken, and unmaps the rest.
-    ///
-    /// - Parameters:
-    ///   - contents: what to show.
-    ///   - access: what the guest may do with it.
-    /// - Returns: where the guest finds it, to be passed to it as an argument.
-    /// - Throws: ``SandboxError``: `.outOfMemory` when no window is free or large enough, `.busy` while a call is under
-    ///   way, `.closed`, `.systemCallFailed`, `.reentrantCall`.
-    public nonisolated func map(
-        _ contents: WindowContents,
-        access: WindowContents.Access
-    ) async throws -> GuestBuffer {
-        try HostCallChain.check(reference)
-        return try await mapNow(contents, access)
-    }
-
-    /// Takes away what was mapped; the guest's next access there is a fault.
-    ///
-    /// - Parameter buffer: what ``map(_:access:)`` has returned.
-    /// - Throws: ``SandboxError``: `.invalidArgument` when nothing is mapped there, `.busy`, `.closed`,
-    ///   `.systemCallFailed`, `.reentrantCall`.
-    public nonisolated func unmap(_ buffer: GuestBuffer) async throws {
-        try HostCallChain.check(reference)
-        try await unmapNow(buffer)
-    }
-
-    private func mapNow(
-        _ contents: WindowContents,
-        _ access: WindowContents.Access
-    ) throws(SandboxError) -> GuestBuffer {
-        let memory = try idleMemory
-        defer { reference.value?.knowServedMemory() }
-        return try memory.map(contents, access)
-    }
-
-    private func unmapNow(_ buffer: GuestBuffer) throws(SandboxError) {
-        let memory = try idleMemory
-        defer { reference.value?.knowServedMemory() }
-        try memory.unmap(buffer)
-    }
-
-    private var idleMemory: GuestMemory {
-        get throws(SandboxError) {
-            let runLoop = try openRunLoop
-            guard !runLoop.isInCall else { throw SandboxError(.busy, "A call is under way.") }
-            return runLoop.machine.memory
-        }
     }
 }

@@ -127,7 +127,7 @@ import SystemPackage
         throw Self.failure("change the access to \(range.count) bytes of guest memory")
     }
 
-    private static func failure(_ action: String) -> SandboxError {
+    static func failure(_ action: String) -> SandboxError {
         SandboxError(.systemCallFailed, "Could not \(action).", underlyingError: Errno(rawValue: errno))
     }
 

@@ -219,6 +219,8 @@ public final class SandboxPool: Sendable {
         case .sandbox(let idle): sandbox = idle
         case .place: sandbox = try fillPlace()
         }
+        // Cannot happen, whatever a guest or a caller does: every sandbox that is granted comes from `State.lend`,
+        // which makes it of a loan.
         guard let loan = sandbox.loan else { preconditionFailure("lent without a loan") }
         metrics.inUse(1)
         return (sandbox, loan)
