@@ -2,7 +2,7 @@
 OPTIONS ?=
 LOAD ?= 10
 
-.PHONY: help setup demo test example bench lint model docs guests test-thread-sanitizer test-kvm-amd clean
+.PHONY: help setup demo test test-page example bench lint model docs guests test-thread-sanitizer test-kvm-amd clean
 
 help: ## list these targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | while IFS='	' read -r name what; do \
@@ -17,10 +17,15 @@ demo: setup ## decompress a .gz file of this machine with zlib in a micro-VM
 test: setup ## build the guests and run every test (OPTIONS: those of swift test)
 	scripts/test $(OPTIONS)
 
+test-page: setup ## use the server's page in headless Chromium (OPTIONS: --screenshots DIRECTORY)
+	scripts/test-page $(OPTIONS)
+
 example: setup ## test the example service, with the package traits on, and load it (LOAD: for how many seconds; 10)
 	@scripts/packages curl:/usr/bin/curl
 	swift test --package-path Examples/PluginService --disable-xctest --no-parallel
 	CONFIGURATION=debug Examples/PluginService/load-test $(LOAD)
+	Examples/GuestTests/build-guests
+	cd Examples/GuestTests && swift test --disable-xctest
 
 bench: setup ## measure the library beside the same work in plain C (OPTIONS: --json and others)
 	swift run -c release --package-path Benchmarks microvm-bench $(OPTIONS)
@@ -44,4 +49,4 @@ test-kvm-amd: setup ## run the tests on kvm-amd in an emulated machine (OPTIONS:
 	scripts/test-kvm-amd $(OPTIONS)
 
 clean: ## remove everything that was built
-	rm -rf .build Benchmarks/.build Examples/PluginService/.build
+	rm -rf .build Benchmarks/.build Examples/*/.build

@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <stdatomic.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/syscall.h>
 #include <time.h>
@@ -35,17 +36,25 @@ static void chain(int signal, siginfo_t *information, void *context) {
 }
 
 // The call under way shall end, unless somebody else has said so already or there is nothing left to end. The timer
-// was armed for this very call: it is disarmed before the call ends, and its signal is the thread's own.
-static void end_call(struct shim_interrupt_target *target, uint64_t reason) {
+// was armed for this very call: it is disarmed before the call ends, and its signal is the thread's own. Whether the
+// call ends, for whatever reason.
+static bool end_call(struct shim_interrupt_target *target, uint64_t reason) {
     uint64_t state = __atomic_load_n(&target->state, __ATOMIC_RELAXED);
     do {
-        if (!(state & SHIM_STATE_IN_CALL) || state & (SHIM_STATE_CANCEL | SHIM_STATE_DECIDED)) return;
+        if (!(state & SHIM_STATE_IN_CALL) || state & SHIM_STATE_DECIDED) return false;
+        if (state & SHIM_STATE_CANCEL) return true;
         // model: timer_request. Partner of every other read-modify-write of the word.
     } while (!__atomic_compare_exchange_n(&target->state, &state,
                                           state | SHIM_STATE_CANCEL | reason << SHIM_STATE_REASON_SHIFT, false,
                                           __ATOMIC_ACQ_REL, __ATOMIC_RELAXED));
     // A wait that the signal interrupts is begun again by the kernel, which then finds the word changed.
     __atomic_add_fetch(&target->attention, 1, __ATOMIC_RELEASE);
+    return true;
+}
+
+bool shim_interrupt_end_call(int reason) {
+    struct shim_interrupt_target *target = current_target;
+    return target && end_call(target, (uint64_t)reason);
 }
 
 // A signal is the library's own if its value points into the thread's own target, which nobody else sends: to its
@@ -89,21 +98,57 @@ int shim_interrupt_install(int signal) {
     return result;
 }
 
+// Linux 6.13.
+#ifndef MADV_GUARD_INSTALL
+#define MADV_GUARD_INSTALL 102
+#define MADV_GUARD_REMOVE 103
+#endif
+
+static pthread_once_t guards_once = PTHREAD_ONCE_INIT;
+static bool has_guards;
+
+static void look_for_guards(void) {
+    long size = sysconf(_SC_PAGESIZE);
+    void *page = mmap(NULL, (size_t)size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (page == MAP_FAILED) return;
+    has_guards = !madvise(page, (size_t)size, MADV_GUARD_INSTALL);
+    munmap(page, (size_t)size);
+}
+
 // What a new thread needs to know before it is the caller's.
 struct thread_start {
     void *(*start)(void *);
     void *argument;
+    // Of the guard that the thread gives its own stack; 0 where it has one.
+    size_t guard_size;
     cpu_set_t processors;
     bool has_processors;
 };
 
+// The lowest address of the calling thread's stack, or NULL.
+static void *stack_end(void) {
+    pthread_attr_t attributes;
+    if (pthread_getattr_np(pthread_self(), &attributes)) return NULL;
+    void *end = NULL;
+    size_t size;
+    if (pthread_attr_getstack(&attributes, &end, &size)) end = NULL;
+    pthread_attr_destroy(&attributes);
+    return end;
+}
+
 static void *begin_thread(void *argument) {
     struct thread_start start = *(struct thread_start *)argument;
     free(argument);
+    void *guard = start.guard_size ? stack_end() : NULL;
+    // It fails where the C library gives a stack once more that has had its own kind of guard, which is as good then.
+    if (guard && madvise(guard, start.guard_size, MADV_GUARD_INSTALL)) mprotect(guard, start.guard_size, PROT_NONE);
     if (start.has_processors) sched_setaffinity(0, sizeof start.processors, &start.processors);
     // By the thread itself this is one cheap system call; by its creator it would be three on a file.
     prctl(PR_SET_NAME, "microvm-vcpu");
-    return start.start(start.argument);
+    void *result = start.start(start.argument);
+    // The stack may become another thread's, which is to have all of it.
+    if (guard) madvise(guard, start.guard_size, MADV_GUARD_REMOVE);
+    return result;
 }
 
 // A thread begins on its creator's processor, and may then go where the creator may. Left to itself the kernel puts it
@@ -128,12 +173,15 @@ static int create_here(pthread_t *thread, pthread_attr_t *attributes, struct thr
     return result;
 }
 
-int shim_thread_create(pthread_t *thread, int signal, void *(*start)(void *), void *argument) {
-    // Faults of the host's own code keep their signals: blocking them would only turn a crash report into silence.
+void shim_own_thread_mask(sigset_t *mask) {
     static const int faults[] = {SIGSEGV, SIGBUS, SIGILL, SIGFPE, SIGTRAP, SIGABRT, SIGSYS};
+    sigfillset(mask);
+    for (unsigned i = 0; i < sizeof faults / sizeof *faults; i++) sigdelset(mask, faults[i]);
+}
+
+int shim_thread_create(pthread_t *thread, int signal, void *(*start)(void *), void *argument) {
     sigset_t mask;
-    sigfillset(&mask);
-    for (unsigned i = 0; i < sizeof faults / sizeof *faults; i++) sigdelset(&mask, faults[i]);
+    shim_own_thread_mask(&mask);
     sigdelset(&mask, signal);
     struct thread_start *block = malloc(sizeof *block);
     if (!block) return ENOMEM;
@@ -143,6 +191,13 @@ int shim_thread_create(pthread_t *thread, int signal, void *(*start)(void *), vo
     if (!result) {
         result = pthread_attr_setsigmask_np(&attributes, &mask);
         if (!result) result = pthread_attr_setdetachstate(&attributes, PTHREAD_CREATE_DETACHED);
+        // The C library's guard splits the stack's mapping, and every virtual machine of the process is told of that;
+        // and all mappings there are cost time whenever one is made.
+        pthread_once(&guards_once, look_for_guards);
+        if (!result && has_guards) {
+            result = pthread_attr_getguardsize(&attributes, &block->guard_size);
+            if (!result) result = pthread_attr_setguardsize(&attributes, 0);
+        }
         if (!result) result = create_here(thread, &attributes, block);
         pthread_attr_destroy(&attributes);
     }
@@ -161,14 +216,15 @@ void shim_interrupt_attach(struct shim_interrupt_target *target) {
 int shim_interrupt_send(struct shim_interrupt_target *target, int signal) {
     pid_t thread = __atomic_load_n(&target->thread, __ATOMIC_ACQUIRE);
     if (!thread) return ESRCH;
+    // Asked each time: in a child of fork(2) the thread is not there, and the parent's is not to be signalled.
+    pid_t process = getpid();
     siginfo_t information;
     memset(&information, 0, sizeof information);
     information.si_signo = signal;
     information.si_code = SI_QUEUE;
-    information.si_pid = getpid();
-    information.si_uid = getuid();
+    information.si_pid = process;
     information.si_value.sival_ptr = target;
-    return syscall(SYS_rt_tgsigqueueinfo, getpid(), thread, signal, &information) ? errno : 0;
+    return syscall(SYS_rt_tgsigqueueinfo, process, thread, signal, &information) ? errno : 0;
 }
 
 void shim_immediate_exit_set(struct shim_interrupt_target *target) {
@@ -229,5 +285,9 @@ void shim_futex_wake_all(const uint32_t *word) { syscall(SYS_futex, word, FUTEX_
 
 void shim_thread_set_owner(const void *owner) { thread_owner = owner; }
 const void *shim_thread_owner(void) { return thread_owner; }
+
+// In the Swift runtime.
+extern void *swift_task_getCurrent(void) __attribute__((swiftcall));
+const void *shim_current_task(void) { return swift_task_getCurrent(); }
 
 void shim_thread_yield(void) { sched_yield(); }

@@ -11,6 +11,7 @@
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <sys/uio.h>
 #include <unistd.h>
 
@@ -95,6 +96,13 @@ int shim_pagemap_scan(int pagemap, uint64_t start, uint64_t end, struct shim_pag
         return -errno;
     *walked = arguments.walk_end;
     return found;
+}
+
+uint64_t shim_thread_faults(void) {
+    struct rusage usage;
+    // Cannot fail: both arguments are good.
+    getrusage(RUSAGE_THREAD, &usage);
+    return (uint64_t)usage.ru_minflt + (uint64_t)usage.ru_majflt;
 }
 
 int shim_copy(void *destination, const void *source, size_t count) {

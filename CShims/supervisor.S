@@ -34,14 +34,16 @@ shim_supervisor_code_end:
     .balign 16
     .globl shim_trampoline, shim_trampoline_end
     .hidden shim_trampoline, shim_trampoline_end
-    .globl shim_trampoline_return, shim_trampoline_host_call
-    .hidden shim_trampoline_return, shim_trampoline_host_call
+    .globl shim_trampoline_return, shim_trampoline_invoke, shim_trampoline_host_call
+    .hidden shim_trampoline_return, shim_trampoline_invoke, shim_trampoline_host_call
     .globl shim_trampoline_thread_local_address, shim_trampoline_stack_top
     .hidden shim_trampoline_thread_local_address, shim_trampoline_stack_top
     .globl shim_trampoline_reset, shim_trampoline_reset_legacy, shim_trampoline_save, shim_trampoline_save_legacy
     .hidden shim_trampoline_reset, shim_trampoline_reset_legacy, shim_trampoline_save, shim_trampoline_save_legacy
     .globl shim_trampoline_load, shim_trampoline_load_legacy
     .hidden shim_trampoline_load, shim_trampoline_load_legacy
+    .globl shim_trampoline_invoke_end
+    .hidden shim_trampoline_invoke_end
 shim_trampoline:
     // A top-level guest call. A fresh stack, and the control state the ABI promises a function at its entry
     // (AMD64 ABI 3.2.1 and 3.4.1), whatever the call before it left behind. It is the host that gives the mailbox
@@ -56,14 +58,16 @@ shim_trampoline:
     fninit
     ldmxcsr default_mxcsr(%rip)
     xorl %ebp, %ebp
-    call invoke
+    call shim_trampoline_invoke
     movl $SHIM_OWNER_HOST, SHIM_MAILBOX + SHIM_MAILBOX_OWNER
 shim_trampoline_return:
     outb %al, $SHIM_PORT_RETURN
     jmp shim_trampoline
 
-// Calls the function of the mailbox's frame with its arguments and stores the results there.
-invoke:
+// Calls the function of the mailbox's frame with its arguments and stores the results there. Backtraces rely on the
+// order of what is in this page, and on the frame that this makes with its first two instructions; debuggers are told
+// of that frame (DebugSymbols.swift).
+shim_trampoline_invoke:
     pushq %rbp
     movq %rsp, %rbp
     movl SHIM_MAILBOX + SHIM_MAILBOX_STACK_COUNT, %ecx
@@ -99,6 +103,7 @@ invoke:
     movq %rbp, %rsp
     popq %rbp
     ret
+shim_trampoline_invoke_end:
 
 // Every import thunk jumps here with the import's index in %eax and everything else as the caller left it. The answer
 // is a result, or a request to call a guest function first: on the same stack, so the ABI preserves the outer call.
@@ -132,7 +137,7 @@ shim_trampoline_host_call:
     movq SHIM_MAILBOX + SHIM_MAILBOX_RESULTS + 8, %rdx
     movq SHIM_MAILBOX + SHIM_MAILBOX_RESULT_VECTOR, %xmm0
     ret
-3:  call invoke
+3:  call shim_trampoline_invoke
     movl $SHIM_OWNER_HOST, SHIM_MAILBOX + SHIM_MAILBOX_OWNER
     outb %al, $SHIM_PORT_NESTED_RETURN          // a port of its own: returning to the wrong level is found out
     jmp 1b

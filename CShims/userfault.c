@@ -1,14 +1,20 @@
 #define _GNU_SOURCE
 #include "userfault.h"
 
+#include "interrupt.h"
+
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/userfaultfd.h>
 #include <poll.h>
 #include <signal.h>
+#include <stdlib.h>
+#include <string.h>
 #include <sys/eventfd.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/socket.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -28,8 +34,25 @@ _Static_assert(sizeof(struct uffdio_register) == 32, "struct uffdio_register");
 _Static_assert(sizeof(struct uffdio_copy) == 40, "struct uffdio_copy");
 _Static_assert(sizeof(struct uffdio_zeropage) == 32, "struct uffdio_zeropage");
 
+// The device, where it is kept open for when no file can be opened any more.
+enum { opened_each_time = -1, out_of_reach = -2 };
+static int kept_device = opened_each_time;
+
+void shim_userfault_confine(bool keeps_device) {
+    int device = keeps_device ? open("/dev/userfaultfd", O_RDWR | O_CLOEXEC) : -1;
+    // Whoever loads the number only uses it.
+    __atomic_store_n(&kept_device, device >= 0 ? device : out_of_reach, __ATOMIC_RELAXED);
+}
+
 // The device (Linux 6.1) goes by the permissions of a file. The system call goes by a capability or a setting.
 static int open_descriptor(void) {
+    int kept = __atomic_load_n(&kept_device, __ATOMIC_RELAXED);
+    // The process may open nothing any more, and make no system call that is not needed.
+    if (kept == out_of_reach) return -EPERM;
+    if (kept != opened_each_time) {
+        int descriptor = ioctl(kept, USERFAULTFD_IOC_NEW, O_CLOEXEC | O_NONBLOCK);
+        return descriptor < 0 ? -errno : descriptor;
+    }
     int device = open("/dev/userfaultfd", O_RDWR | O_CLOEXEC);
     if (device >= 0) {
         int descriptor = ioctl(device, USERFAULTFD_IOC_NEW, O_CLOEXEC | O_NONBLOCK);
@@ -122,17 +145,39 @@ int shim_populate(uint64_t start, uint64_t count, int for_writing) {
     return madvise((void *)start, count, advice) ? -errno : 0;
 }
 
-int shim_page_thread_create(pthread_t *thread, void *(*start)(void *), void *argument) {
-    static const int faults[] = {SIGSEGV, SIGBUS, SIGILL, SIGFPE, SIGTRAP, SIGABRT, SIGSYS};
+int shim_accept(int listener) {
+    int descriptor = accept4(listener, NULL, NULL, SOCK_CLOEXEC);
+    return descriptor >= 0 ? descriptor : -errno;
+}
+
+struct helper_start {
+    void *(*start)(void *);
+    void *argument;
+    char name[16];  // as long as the kernel lets it be
+};
+
+static void *begin_helper(void *argument) {
+    struct helper_start start = *(struct helper_start *)argument;
+    free(argument);
+    // By the thread itself no file is needed for it, which a confined process could not open.
+    prctl(PR_SET_NAME, start.name);
+    return start.start(start.argument);
+}
+
+int shim_helper_thread_create(pthread_t *thread, const char *name, void *(*start)(void *), void *argument) {
     sigset_t mask;
-    sigfillset(&mask);
-    for (unsigned i = 0; i < sizeof faults / sizeof *faults; i++) sigdelset(&mask, faults[i]);
+    shim_own_thread_mask(&mask);
+    struct helper_start *block = malloc(sizeof *block);
+    if (!block) return ENOMEM;
+    *block = (struct helper_start){.start = start, .argument = argument};
+    strncpy(block->name, name, sizeof block->name - 1);
     pthread_attr_t attributes;
     int result = pthread_attr_init(&attributes);
-    if (result) return result;
-    result = pthread_attr_setsigmask_np(&attributes, &mask);
-    if (!result) result = pthread_create(thread, &attributes, start, argument);
-    if (!result) pthread_setname_np(*thread, "microvm-pages");
-    pthread_attr_destroy(&attributes);
+    if (!result) {
+        result = pthread_attr_setsigmask_np(&attributes, &mask);
+        if (!result) result = pthread_create(thread, &attributes, begin_helper, block);
+        pthread_attr_destroy(&attributes);
+    }
+    if (result) free(block);
     return result;
 }

@@ -92,8 +92,8 @@ static inline int shim_kvm_create_vcpu(int vm, unsigned long identifier) {
 }
 
 // Virtual CPUs. Null with *error set, or the mapping.
-static inline void *_Nullable shim_kvm_map_run(int vcpu, size_t size, int *_Nonnull error) {
-    void *mapping = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, vcpu, 0);
+static inline void *_Nullable shim_kvm_map_run(int vcpu, void *_Nullable hint, size_t size, int *_Nonnull error) {
+    void *mapping = mmap(hint, size, PROT_READ | PROT_WRITE, MAP_SHARED, vcpu, 0);
     if (mapping == MAP_FAILED) {
         *error = errno;
         return NULL;
@@ -210,6 +210,7 @@ static inline void shim_kvm_set_dirty_regs(struct kvm_run *_Nonnull run, uint64_
 static inline struct kvm_sync_regs *_Nonnull shim_kvm_shared(struct kvm_run *_Nonnull run) { return &run->s.regs; }
 // ---- /dev/kvm: end ---------------------------------------------------------------------------------------------
 
+#include "confinement.h"
 #include "guest_layout.h"
 #include "interrupt.h"
 #include "memory.h"
@@ -219,11 +220,12 @@ static inline struct kvm_sync_regs *_Nonnull shim_kvm_shared(struct kvm_run *_No
 // whose length is not known.
 extern const uint8_t shim_supervisor_code[], shim_supervisor_code_end[];
 extern const uint8_t shim_trampoline[], shim_trampoline_end[];
-extern const uint8_t shim_trampoline_return[], shim_trampoline_host_call[];
+extern const uint8_t shim_trampoline_return[], shim_trampoline_invoke[], shim_trampoline_host_call[];
 extern const uint8_t shim_trampoline_thread_local_address[], shim_trampoline_stack_top[];
 extern const uint8_t shim_trampoline_reset[], shim_trampoline_reset_legacy[];
 extern const uint8_t shim_trampoline_save[], shim_trampoline_save_legacy[];
 extern const uint8_t shim_trampoline_load[], shim_trampoline_load_legacy[];
+extern const uint8_t shim_trampoline_invoke_end[];
 
 // A stretch of such code.
 struct shim_code {
@@ -254,6 +256,8 @@ static inline uint64_t shim_save_offset(bool legacy) {
 static inline uint64_t shim_load_offset(bool legacy) {
     return (uint64_t)((legacy ? shim_trampoline_load_legacy : shim_trampoline_load) - shim_trampoline);
 }
+static inline uint64_t shim_invoke_offset(void) { return (uint64_t)(shim_trampoline_invoke - shim_trampoline); }
+static inline uint64_t shim_invoke_end_offset(void) { return (uint64_t)(shim_trampoline_invoke_end - shim_trampoline); }
 static inline uint64_t shim_stack_top_offset(void) { return (uint64_t)(shim_trampoline_stack_top - shim_trampoline); }
 
 // getrandom(2), which the C library's overlay leaves out.

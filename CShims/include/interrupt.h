@@ -3,6 +3,7 @@
 #define SWIFT_MICROVM_INTERRUPT_H
 
 #include <pthread.h>
+#include <signal.h>
 #include <stdbool.h>
 #include <stdint.h>
 
@@ -14,6 +15,8 @@
 // Reasons that the timers' signals give.
 #define SHIM_REASON_TIME_LIMIT 3
 #define SHIM_REASON_CPU_TIME_LIMIT 4
+// The reason that a violation of the thread's confinement gives.
+#define SHIM_REASON_CONFINEMENT 5
 
 // What the signal handler may touch, one for each virtual CPU thread. The words are only ever accessed atomically.
 struct shim_interrupt_target {
@@ -21,6 +24,7 @@ struct shim_interrupt_target {
     uint8_t *_Nullable immediate_exit;  // kvm_run.immediate_exit, or null while there is no virtual CPU
     uint32_t departures;                // changes when the guest has been left: what killers sleep on
     uint32_t attention;                 // changes when the waiting thread must look again: what it sleeps on
+    uint32_t senders;                   // who may be sending signals: what the closing sleeps on
     int32_t thread;                     // the thread that signals are sent to, 0 while there is none
 };
 
@@ -32,6 +36,10 @@ int shim_signal_maximum(void);
 // every signal that was not sent by shim_interrupt_send or by a timer of shim_timer_create. 0 or an errno.
 int shim_interrupt_install(int signal);
 
+// The signals that the library's own threads block: all but faults of the host's own code, which blocking would only
+// turn from a crash report into silence.
+void shim_own_thread_mask(sigset_t *_Nonnull mask);
+
 // Begins a detached thread, named microvm-vcpu, on the caller's processor, with every signal blocked but `signal` and
 // those that report the thread's own faults. 0 or an errno.
 int shim_thread_create(pthread_t *_Nonnull thread, int signal, void *_Nullable (*_Nonnull start)(void *_Nullable),
@@ -42,6 +50,10 @@ void shim_interrupt_attach(struct shim_interrupt_target *_Nullable target);
 
 // Sends `signal` to the target's thread, which must be alive. 0 or an errno (EAGAIN: too many queued signals).
 int shim_interrupt_send(struct shim_interrupt_target *_Nonnull target, int signal);
+
+// Asks for the end of the call that is under way on the calling thread; may be called by a signal handler. Whether it
+// ends, for whatever reason.
+bool shim_interrupt_end_call(int reason);
 
 // Stores 1 into the target's immediate_exit, and clears it: release order, partner of the kernel's read in KVM_RUN.
 void shim_immediate_exit_set(struct shim_interrupt_target *_Nonnull target);
@@ -61,6 +73,10 @@ void shim_futex_wake_all(const uint32_t *_Nonnull word);
 // Who the calling thread belongs to: a mark to recognise it by, without a system call.
 void shim_thread_set_owner(const void *_Nullable owner);
 const void *_Nullable shim_thread_owner(void);
+
+// The Swift task that the calling thread runs, to be told from others while it runs; none outside of tasks. What the
+// compiler itself calls for `withUnsafeCurrentTask`, which looks up a type's metadata each time as well.
+const void *_Nullable shim_current_task(void);
 
 void shim_thread_yield(void);
 

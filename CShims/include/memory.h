@@ -32,6 +32,10 @@ int shim_pagemap(void);
 int shim_pagemap_scan(int pagemap, uint64_t start, uint64_t end, struct shim_page_run *_Nonnull runs, size_t count,
                       uint64_t *_Nonnull walked);
 
+// How many page faults the calling thread has had, those included that the kernel has had on its behalf, as KVM has for
+// its guest.
+uint64_t shim_thread_faults(void);
+
 // Copies bytes of this process by way of the kernel: from or to memory whose file may be truncated at any moment, or
 // whose pages may not come, which a plain access would be killed for. 0, or an errno (EFAULT).
 int shim_copy(void *_Nonnull destination, const void *_Nonnull source, size_t count);

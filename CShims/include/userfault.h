@@ -3,6 +3,7 @@
 #define SWIFT_MICROVM_USERFAULT_H
 
 #include <pthread.h>
+#include <stdbool.h>
 #include <stdint.h>
 
 // Each function returns what is said, or a negated error number.
@@ -10,6 +11,9 @@
 // A descriptor that tells faults of the kernel's own accesses too, KVM's among them, and when memory it watches is
 // unmapped. Reading it never waits, and it does not survive exec.
 int shim_userfault_open(void);
+
+// To be called once, before system calls are filtered: opening a descriptor needs no file from then on, or is refused.
+void shim_userfault_confine(bool keeps_device);
 
 // Faults of absent pages in whole pages of private memory, from now on.
 int shim_userfault_register(int descriptor, uint64_t start, uint64_t count);
@@ -52,9 +56,11 @@ void shim_event_wait(int descriptor, int event, int milliseconds);
 // ended in a signal. MADV_POPULATE_READ and MADV_POPULATE_WRITE (Linux 5.14).
 int shim_populate(uint64_t start, uint64_t count, int for_writing);
 
-// Begins a joinable thread, named microvm-pages, with every signal blocked but those that report its own faults. 0 or
-// an errno.
-int shim_page_thread_create(pthread_t *_Nonnull thread, void *_Nullable (*_Nonnull start)(void *_Nullable),
-                            void *_Nullable argument);
+// accept4(2): a connection that does not survive exec.
+int shim_accept(int listener);
+
+// Begins a joinable thread with every signal blocked but those that report its own faults. 0 or an errno.
+int shim_helper_thread_create(pthread_t *_Nonnull thread, const char *_Nonnull name,
+                              void *_Nullable (*_Nonnull start)(void *_Nullable), void *_Nullable argument);
 
 #endif

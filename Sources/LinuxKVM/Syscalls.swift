@@ -35,11 +35,15 @@ struct OwnedFileDescriptor: ~Copyable, Sendable {
     /// Bytes, at least the size of `struct kvm_run`.
     let size: Int
 
-    init(virtualCPU: borrowing OwnedFileDescriptor, size: Int) throws(Errno) {
+    init(
+        virtualCPU: borrowing OwnedFileDescriptor,
+        size: Int,
+        hint: UnsafeMutableRawPointer?
+    ) throws(Errno) {
         guard size >= MemoryLayout<kvm_run>.size else { throw Errno.invalidArgument }
         var error: CInt = 0
         // Safe: the kernel maps at least a page and the size was checked; nothing else unmaps it but deinit.
-        guard let address = unsafe shim_kvm_map_run(virtualCPU.rawValue, size, &error) else {
+        guard let address = unsafe shim_kvm_map_run(virtualCPU.rawValue, hint, size, &error) else {
             throw Errno(rawValue: error)
         }
         unsafe self.run = address.bindMemory(to: kvm_run.self, capacity: 1)

@@ -17,9 +17,11 @@ public struct VirtualCPU: ~Copyable {
     init(
         fileDescriptor: consuming OwnedFileDescriptor,
         mappingSize: Int,
+        mappingHint: UnsafeMutableRawPointer?,
         extendedStateSize: Int32
     ) throws(Errno) {
-        self.mapping = try RunMapping(virtualCPU: fileDescriptor, size: mappingSize)
+        // Safe: nothing is done there unless the kernel maps it.
+        self.mapping = unsafe try RunMapping(virtualCPU: fileDescriptor, size: mappingSize, hint: mappingHint)
         self.fileDescriptor = fileDescriptor
         self.extendedStateSize = extendedStateSize
     }

@@ -128,10 +128,29 @@ public struct VirtualMachine: ~Copyable, Sendable {
     ///
     /// The C equivalents are `KVM_CREATE_VCPU` and `mmap` (KVM API, 4.7 and 5).
     public func createVirtualCPU(identifier: UInt32 = 0, mappingSize: Int) throws(Errno) -> VirtualCPU {
+        // Safe: there is no address.
+        unsafe try createVirtualCPU(identifier: identifier, mappingSize: mappingSize, mappingHint: nil)
+    }
+
+    /// Makes a virtual CPU as ``createVirtualCPU(identifier:mappingSize:)`` does.
+    ///
+    /// - Parameters:
+    ///   - identifier: its number, unique in the machine, and its APIC's.
+    ///   - mappingSize: what ``KVM/virtualCPUMappingSize()`` says, in bytes.
+    ///   - mappingHint: where its shared memory is to be mapped if nothing is there; wherever the kernel likes where it
+    ///     is nil.
+    /// - Throws: as that does.
+    public func createVirtualCPU(
+        identifier: UInt32 = 0,
+        mappingSize: Int,
+        mappingHint: UnsafeMutableRawPointer?
+    ) throws(Errno) -> VirtualCPU {
         let result = shim_kvm_create_vcpu(fileDescriptor.rawValue, UInt(identifier))
-        return try VirtualCPU(
+        // Safe: a hint, no more.
+        return unsafe try VirtualCPU(
             fileDescriptor: try OwnedFileDescriptor(result: result),
             mappingSize: mappingSize,
+            mappingHint: mappingHint,
             extendedStateSize: check(.xsave2)
         )
     }

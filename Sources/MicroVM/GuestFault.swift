@@ -85,6 +85,8 @@ public struct GuestFault: Sendable, Hashable {
     public var symbol: GuestSymbol?
     /// The general registers at the time of the fault.
     public var registers: GuestRegisters
+    /// The functions that were under way; for a fault in a host call, from the one on that made it.
+    public var backtrace: GuestBacktrace
 }
 
 /// A place in a module: the nearest symbol at or before an address.
@@ -109,9 +111,12 @@ public struct GuestInterruption: Sendable {
     /// How many of the calls that were ended had been made from inside host calls.
     public var callDepth: Int
     /// Wall-clock time from the beginning of the call to its end.
-    public var duration: Duration
+    public var duration: Duration { .nanoseconds(Int64(clamping: nanoseconds)) }
+    private let nanoseconds: UInt64
     /// The general registers at the time of the interruption.
     public var registers: GuestRegisters
+    /// The functions that were under way.
+    public let backtrace: GuestBacktrace
 
     init(
         instructionPointer: UInt64,
@@ -119,16 +124,18 @@ public struct GuestInterruption: Sendable {
         imageBase: UInt64,
         hostFunction: String?,
         callDepth: Int,
-        duration: Duration,
-        registers: GuestRegisters
+        nanoseconds: UInt64,
+        registers: GuestRegisters,
+        backtrace: GuestBacktrace
     ) {
         self.instructionPointer = instructionPointer
         self.module = module
         self.imageBase = imageBase
         self.hostFunction = hostFunction
         self.callDepth = callDepth
-        self.duration = duration
+        self.nanoseconds = nanoseconds
         self.registers = registers
+        self.backtrace = backtrace
     }
 
     /// The function that ``instructionPointer`` belongs to; looked up when it is asked for.

@@ -7,8 +7,8 @@ public struct GuestFunction<Result, each Argument: GuestValue>: Sendable {
     /// The export's name.
     public let name: String
     /// The function's address in the image.
-    let offset: UInt64
-    let load: @Sendable (inout GuestValueReader) throws(SandboxError) -> Result
+    @usableFromInline let offset: UInt64
+    @usableFromInline let load: @Sendable (inout GuestValueReader) throws(SandboxError) -> Result
 
     init(
         sandbox: Sandbox,
@@ -31,14 +31,19 @@ extension GuestFunction where Result: Sendable {
     ///   - timeLimit: the wall-clock time the call may take; ``SandboxConfiguration/timeLimit`` unless given.
     ///   - cpuTimeLimit: the CPU time the call may use; ``SandboxConfiguration/cpuTimeLimit`` unless given.
     /// - Throws: as ``Sandbox/call(_:_:timeLimit:cpuTimeLimit:returning:)``.
+    @inlinable
     public func callAsFunction(
         _ argument: repeat each Argument,
         timeLimit: Duration? = nil,
         cpuTimeLimit: Duration? = nil
     ) async throws -> Result {
-        try HostCallChain.check(sandbox.reference)
-        let options = CallOptions(timeLimit: timeLimit, cpuTimeLimit: cpuTimeLimit)
-        return try await sandbox.perform(offset, repeat each argument, options: options, load: load)
+        try await sandbox.makeCall(
+            offset,
+            repeat each argument,
+            timeLimit: timeLimit,
+            cpuTimeLimit: cpuTimeLimit,
+            load: load
+        )
     }
 
     /// Starts a call, which can then be awaited and ended by itself.

@@ -24,11 +24,17 @@ extension Sandbox {
     ///   leaves the sandbox poisoned.
     @discardableResult
     public nonisolated func restore(to snapshot: Snapshot) async throws -> RestoreStatistics {
+        // Asynchronous code that this thread runs is isolated to the sandbox, and need not look whose turn it is.
+        if reference.thread.isCurrent { return try restoreHere(to: snapshot) }
         try HostCallChain.check(reference)
         return try await restoreNow(to: snapshot)
     }
 
     private func restoreNow(to snapshot: Snapshot) throws(SandboxError) -> RestoreStatistics {
+        try restoreHere(to: snapshot)
+    }
+
+    private nonisolated func restoreHere(to snapshot: Snapshot) throws(SandboxError) -> RestoreStatistics {
         try openRunLoop.restore(to: snapshot)
     }
 
@@ -58,6 +64,40 @@ extension Sandbox {
         try HostCallChain.check(reference)
         let options = CallOptions(timeLimit: timeLimit, cpuTimeLimit: cpuTimeLimit, resumes: true)
         try await performResumed(options) { _ in }
+    }
+
+    /// Starts to go on with the call that the snapshot was taken in the middle of, so that it can be awaited and ended
+    /// by itself.
+    ///
+    /// - Parameters: as those of ``resume(timeLimit:cpuTimeLimit:returning:)``.
+    /// - Returns: the rest of the call. Where there is none to go on with, its result is
+    ///   ``SandboxError/Code/invalidArgument``.
+    public nonisolated func startResuming<Result: GuestValue>(
+        timeLimit: Duration? = nil,
+        cpuTimeLimit: Duration? = nil,
+        returning resultType: Result.Type = Result.self
+    ) -> GuestCall<Result> {
+        GuestCall(self, timeLimit: timeLimit, cpuTimeLimit: cpuTimeLimit) { options in
+            var options = options
+            options.resumes = true
+            return try await self.performResumed(options) { reader throws(SandboxError) in
+                try Result.load(from: &reader)
+            }
+        }
+    }
+
+    /// Starts to go on with a call of a function that returns nothing.
+    ///
+    /// - Parameters: as those of ``resume(timeLimit:cpuTimeLimit:returning:)``.
+    public nonisolated func startResuming(
+        timeLimit: Duration? = nil,
+        cpuTimeLimit: Duration? = nil
+    ) -> GuestCall<Void> {
+        GuestCall(self, timeLimit: timeLimit, cpuTimeLimit: cpuTimeLimit) { options in
+            var options = options
+            options.resumes = true
+            try await self.performResumed(options) { _ in }
+        }
     }
 
     private func performResumed<Result: Sendable>(

@@ -18,7 +18,7 @@ import CShims
 /// program's own extension of the actor or a function with an `isolated Sandbox` parameter, waits for itself for ever;
 /// all that the library offers from outside throws ``SandboxError/Code/reentrantCall`` instead.
 public actor Sandbox {
-    let reference: RunLoopReference
+    nonisolated let reference: RunLoopReference
     /// Ends and holds the call under way, from any thread.
     public nonisolated var interruptHandle: LinuxInterruptHandle { reference.interruptHandle }
     /// The module this sandbox runs.
@@ -37,24 +37,24 @@ public actor Sandbox {
     ///   - module: the module to run. It may be shared by any number of sandboxes.
     ///   - hostFunctions: what the module's imports stand for. Functions it does not import are ignored.
     ///   - configuration: memory and limits.
-    ///   - beforeInitializers: called before any guest code runs, with the handle that can end an initialiser that does
-    ///     not end by itself.
+    ///   - beforeInitializers: called before any guest code runs, to keep the handle that can end an initialiser that
+    ///     does not end by itself, or to let a debugger attach. Calls must not be awaited there.
     /// - Throws: ``SandboxError``: `.kvmUnavailable`, `.missingImports` (with the names of all of them),
-    ///   `.invalidConfiguration`, `.invalidModule`, `.systemCallFailed`; and what an initialiser's call ended in.
+    ///   `.invalidConfiguration`, `.invalidModule`, `.systemCallFailed`; what an initialiser's call ended in, or what
+    ///   the closure has thrown.
     public nonisolated init(
         _ module: GuestModule,
         hostFunctions: [HostFunction] = [],
         configuration: SandboxConfiguration = SandboxConfiguration(),
-        beforeInitializers: ((LinuxInterruptHandle) -> Void)? = nil
+        beforeInitializers: ((Sandbox) throws -> Void)? = nil
     ) async throws {
         let configuration = try configuration.validated()
         let imports = try Self.resolve(module.imports, hostFunctions)
         let image = try module.image(configuration, imports: imports.map(\.target))
-        try self.init(module, image, image.memory, imports, suspendedCall: nil, configuration)
-        let memory = try openRunLoopBeforeUse.machine.memory
         // The stack protector's canary, whose lowest byte is zero so that a string function cannot copy it.
-        memory.storeWord(UInt64.random(in: 0...(.max)) << 8, at: memory.addressSpace.threadPointer + 0x28)
-        beforeInitializers?(interruptHandle)
+        let canary = UInt64.random(in: 0...(.max)) << 8
+        try self.init(module, image, image.memory, imports, suspendedCall: nil, configuration, canary: canary)
+        try beforeInitializers?(self)
         if !module.initializers.isEmpty { try await runInitializers() }
     }
 
@@ -105,6 +105,8 @@ public actor Sandbox {
     }
 
     /// Makes everything on the calling thread: only the guest itself needs its own.
+    ///
+    /// - Parameter canary: the stack protector's, where it is not in the contents.
     private init(
         _ module: GuestModule,
         _ image: GuestImage,
@@ -112,6 +114,7 @@ public actor Sandbox {
         _ imports: [RunLoop.Import],
         suspendedCall: SuspendedCall?,
         _ configuration: SandboxConfiguration,
+        canary: UInt64? = nil,
         in reservation: MemoryReservation? = nil
     ) throws(SandboxError) {
         let hypervisor = try Hypervisor.shared()
@@ -126,10 +129,20 @@ public actor Sandbox {
             reservation: reservation,
             pageFaultHandler: configuration.pageFaultHandler
         )
+        // Before there is a virtual machine, which would have to be told that the page is another one now.
+        if let canary { memory.storeWord(canary, at: image.addressSpace.threadPointer + 0x28) }
         let machine = try GuestMachine(hypervisor, memory: memory, platform: platform)
         // Last, so that it is just waking up when the first call arrives.
-        let thread = try VirtualCPUThread.start(interruptHandle, signal: signal.number)
-        reference = RunLoopReference(thread: thread, interruptHandle: interruptHandle)
+        let thread = try VirtualCPUThread.start(
+            interruptHandle,
+            signal: signal.number,
+            isConfined: configuration.confinesThread
+        )
+        reference = RunLoopReference(
+            thread: thread,
+            interruptHandle: interruptHandle,
+            addressSpace: image.addressSpace
+        )
         reference.value = RunLoop(
             machine: machine,
             module: module,
@@ -149,14 +162,6 @@ public actor Sandbox {
         self.loan = loan
     }
 
-    /// The run loop of a sandbox that nobody else has yet.
-    private nonisolated var openRunLoopBeforeUse: RunLoop {
-        get throws(SandboxError) {
-            guard let runLoop = reference.value else { throw SandboxError(.closed, "This sandbox has been closed.") }
-            return runLoop
-        }
-    }
-
     private func runInitializers() async throws {
         let runLoop = try openRunLoop
         let addresses = try module.initializerAddresses(in: runLoop.machine.memory)
@@ -170,7 +175,10 @@ public actor Sandbox {
     ) throws(SandboxError) -> [RunLoop.Import] {
         var byName: [String: HostFunction] = [:]
         for function in hostFunctions {
-            guard !LibraryFunction.provides(function.name), !function.name.hasPrefix("microvm_") else {
+            guard
+                !LibraryFunction.provides(function.name),
+                function.isOfLibrary || !function.name.hasPrefix("microvm_")
+            else {
                 throw SandboxError(
                     .invalidArgument,
                     "The name \(function.name) belongs to the library; choose another one."
@@ -221,114 +229,10 @@ public actor Sandbox {
         reference.thread.finish { reference.value = nil }
     }
 
-    // MARK: - Calls
+    // MARK: - Isolated code
 
-    /// Calls a function of the guest that returns a value.
-    ///
-    /// - Parameters:
-    ///   - name: an export of the module.
-    ///   - argument: the arguments, passed by the C convention; see ``GuestValue``.
-    ///   - timeLimit: the time the call may take by the clock, from its turn on the sandbox's thread on, host functions
-    ///     included; ``SandboxConfiguration/timeLimit`` unless given. Zero or less has passed at once.
-    ///   - cpuTimeLimit: the CPU time of the sandbox's thread that the call may use;
-    ///     ``SandboxConfiguration/cpuTimeLimit`` unless given.
-    ///   - resultType: the type of the result, where it cannot be inferred.
-    /// - Throws: ``SandboxError``, or what a host function threw. Cancelling the calling task ends the call with
-    ///   ``SandboxError/Code/taskCancelled``. When the call has ended half way, the sandbox is poisoned, and all later
-    ///   calls throw ``SandboxError/Code/poisoned``.
-    public nonisolated func call<each Argument: GuestValue, Result: GuestValue>(
-        _ name: String,
-        _ argument: repeat each Argument,
-        timeLimit: Duration? = nil,
-        cpuTimeLimit: Duration? = nil,
-        returning resultType: Result.Type = Result.self
-    ) async throws -> Result {
-        try HostCallChain.check(reference)
-        let offset = try module.exportedFunction(named: name).address
-        let options = CallOptions(timeLimit: timeLimit, cpuTimeLimit: cpuTimeLimit)
-        return try await perform(offset, repeat each argument, options: options) { reader throws(SandboxError) in
-            try Result.load(from: &reader)
-        }
-    }
-
-    /// Calls a function of the guest that returns nothing.
-    ///
-    /// - Throws: as ``call(_:_:timeLimit:cpuTimeLimit:returning:)``.
-    public nonisolated func call<each Argument: GuestValue>(
-        _ name: String,
-        _ argument: repeat each Argument,
-        timeLimit: Duration? = nil,
-        cpuTimeLimit: Duration? = nil
-    ) async throws {
-        try HostCallChain.check(reference)
-        let offset = try module.exportedFunction(named: name).address
-        let options = CallOptions(timeLimit: timeLimit, cpuTimeLimit: cpuTimeLimit)
-        try await perform(offset, repeat each argument, options: options) { _ in }
-    }
-
-    /// Calls a function of the guest with arguments whose types are known only at run time.
-    ///
-    /// - Throws: as ``call(_:_:timeLimit:cpuTimeLimit:returning:)``.
-    public nonisolated func call<Result: GuestValue>(
-        _ name: String,
-        arguments: [any GuestValue],
-        timeLimit: Duration? = nil,
-        cpuTimeLimit: Duration? = nil,
-        returning resultType: Result.Type = Result.self
-    ) async throws -> Result {
-        try HostCallChain.check(reference)
-        let offset = try module.exportedFunction(named: name).address
-        let options = CallOptions(timeLimit: timeLimit, cpuTimeLimit: cpuTimeLimit)
-        return try await perform(offset, arguments: arguments, options: options) { reader throws(SandboxError) in
-            try Result.load(from: &reader)
-        }
-    }
-
-    /// Calls a function of the guest that returns nothing, with arguments whose types are known only at run time.
-    ///
-    /// - Throws: as ``call(_:_:timeLimit:cpuTimeLimit:returning:)``.
-    public nonisolated func call(
-        _ name: String,
-        arguments: [any GuestValue],
-        timeLimit: Duration? = nil,
-        cpuTimeLimit: Duration? = nil
-    ) async throws {
-        try HostCallChain.check(reference)
-        let offset = try module.exportedFunction(named: name).address
-        let options = CallOptions(timeLimit: timeLimit, cpuTimeLimit: cpuTimeLimit)
-        try await perform(offset, arguments: arguments, options: options) { _ in }
-    }
-
-    /// Looks up a function once, for many calls.
-    ///
-    /// ```swift
-    /// let add = try sandbox.function("add", as: ((Int, Int) -> Int).self)
-    /// let sum = try await add(2, 3)
-    /// ```
-    ///
-    /// - Throws: ``SandboxError/Code/unknownExport``.
-    public nonisolated func function<each Argument: GuestValue, Result: GuestValue>(
-        _ name: String,
-        as type: ((repeat each Argument) -> Result).Type
-    ) throws(SandboxError) -> GuestFunction<Result, repeat each Argument> {
-        let export = try module.exportedFunction(named: name)
-        return GuestFunction(sandbox: self, name: name, offset: export.address) { reader throws(SandboxError) in
-            try Result.load(from: &reader)
-        }
-    }
-
-    /// Looks up a function that returns nothing.
-    ///
-    /// - Throws: ``SandboxError/Code/unknownExport``.
-    public nonisolated func function<each Argument: GuestValue>(
-        _ name: String,
-        as type: ((repeat each Argument) -> Void).Type
-    ) throws(SandboxError) -> GuestFunction<Void, repeat each Argument> {
-        let export = try module.exportedFunction(named: name)
-        return GuestFunction(sandbox: self, name: name, offset: export.address) { _ in }
-    }
-
-    /// Runs code on the sandbox's own thread, where its calls need no hop.
+    /// Runs code on the sandbox's own thread, where its calls need no hop, and are made like those of a synchronous
+    /// function until the code suspends for something else.
     ///
     /// - Parameter body: gets the sandbox, isolated to it. Other callers wait until it suspends or returns.
     /// - Throws: what `body` throws; ``SandboxError/Code/reentrantCall`` from a host function of the same sandbox.
@@ -336,7 +240,23 @@ public actor Sandbox {
         _ body: @Sendable (isolated Sandbox) async throws -> Result
     ) async throws -> Result {
         try HostCallChain.check(reference)
-        return try await body(self)
+        return try await runInScope(body)
+    }
+
+    private func runInScope<Result: Sendable>(
+        _ body: @Sendable (isolated Sandbox) async throws -> Result
+    ) async throws -> Result {
+        let scope = CancellationScope(reference)
+        reference.value?.cancellationScope = scope
+        defer {
+            // Not the one before: that may be over by then.
+            if reference.value?.cancellationScope === scope { reference.value?.cancellationScope = nil }
+        }
+        return try await withTaskCancellationHandler {
+            try await body(self)
+        } onCancel: {
+            scope.cancel()
+        }
     }
 
     /// The guest's memory, for use between two calls.
@@ -346,67 +266,9 @@ public actor Sandbox {
         get throws(SandboxError) { try openRunLoop.machine.memory }
     }
 
-    // MARK: - One call
-
-    func perform<each Argument: GuestValue, Result: Sendable>(
-        _ offset: UInt64,
-        _ argument: repeat each Argument,
-        options: CallOptions,
-        load: @Sendable (inout GuestValueReader) throws(SandboxError) -> Result
-    ) async throws -> Result {
-        let runLoop = try openRunLoop
-        try begin(runLoop, options)
-        defer { runLoop.endCall() }
-        let function = runLoop.machine.memory.addressSpace.imageBase + offset
-        var writer = runLoop.argumentWriter()
-        do {
-            repeat try (each argument).store(into: &writer)
-        } catch {
-            throw runLoop.refusal(of: function, for: error)
-        }
-        return try await finish(runLoop, function, writer, load)
-    }
-
-    func perform<Result: Sendable>(
-        _ offset: UInt64,
-        arguments: [any GuestValue],
-        options: CallOptions,
-        load: @Sendable (inout GuestValueReader) throws(SandboxError) -> Result
-    ) async throws -> Result {
-        let runLoop = try openRunLoop
-        try begin(runLoop, options)
-        defer { runLoop.endCall() }
-        let function = runLoop.machine.memory.addressSpace.imageBase + offset
-        var writer = runLoop.argumentWriter()
-        do {
-            for argument in arguments { try argument.store(into: &writer) }
-        } catch {
-            throw runLoop.refusal(of: function, for: error)
-        }
-        return try await finish(runLoop, function, writer, load)
-    }
-
-    /// Begins a call, which ends at once when the loan has ended meanwhile.
-    func begin(_ runLoop: RunLoop, _ options: CallOptions) throws(SandboxError) {
-        try runLoop.beginCall(options)
-        // Partner: `SandboxLoan.endCalls`. Either that finds this call, or the end of the loan is seen here.
-        if let loan, loan.isOver { interruptHandle.kill() }
-    }
-
-    private func finish<Result>(
-        _ runLoop: RunLoop,
-        _ function: UInt64,
-        _ writer: GuestValueWriter,
-        _ load: (inout GuestValueReader) throws(SandboxError) -> Result
-    ) async throws -> Result {
-        // The arguments stay outside: a closure that captures a pack costs a look-up of its tuple's type.
-        try await withCallCancellation { try runLoop.run(function: function, arguments: writer) }
-        return try runLoop.loadResult(load)
-    }
-
     /// Ends the call when the task that makes it is cancelled. The handler cannot outlive the operation, so it never
     /// hits a later call.
-    func withCallCancellation(_ operation: () throws -> Void) async throws {
+    @inline(__always) func withCallCancellation(_ operation: () throws -> Void) async throws {
         try await withTaskCancellationHandler {
             // Only a closure that captures the actor is isolated to it; another would run in the cooperative pool.
             reference.value?.assertOnThread()
@@ -416,7 +278,8 @@ public actor Sandbox {
         }
     }
 
-    var openRunLoop: RunLoop {
+    /// The run loop, for code that runs on the sandbox's own thread.
+    nonisolated var openRunLoop: RunLoop {
         get throws(SandboxError) {
             guard let runLoop = reference.value else { throw SandboxError(.closed, "This sandbox has been closed.") }
             try loan?.check()

@@ -1,3 +1,10 @@
+#if Logging
+public import Logging
+#endif
+#if Tracing
+public import Tracing
+#endif
+
 /// How a sandbox is made: its memory, its limits, and what it may reach.
 public struct SandboxConfiguration: Sendable {
     /// Where the bytes go that a guest writes through `microvm_write`.
@@ -67,13 +74,54 @@ public struct SandboxConfiguration: Sendable {
     /// unless set. A handler that was installed for the signal before is called for every signal that is not the
     /// library's.
     public var interruptSignalOffset: Int32 = 0
-    /// How long a kick is waited for before it is sent again, more than zero; 500 microseconds unless set.
+    /// How long a kick is waited for before it is sent again, more than zero; 500 microseconds unless set. Each time
+    /// after that it is twice as long, up to a quarter of a second.
     public var interruptRetryDelay: Duration = .microseconds(500)
+    /// Whether the sandbox's thread is confined further than the process is, where that is confined; true unless set.
+    /// What synchronous host functions do, they do on this thread: where they open files or begin threads, say false.
+    /// The article Confining processes says what the thread may do.
+    public var confinesThread = true
+    /// Where core dumps of calls that end in a fault are written; nowhere unless set.
+    public var coreDumps: CoreDumpPolicy?
     /// Where the guest's output goes; nowhere unless set.
     public var output: Output = .discard
 
+    #if Logging
+    /// Where the sandbox logs what becomes of it and of its calls, and where the lines go that the guest logs through
+    /// `microvm_log`; nowhere unless set. The article Observability has a table of the events and their metadata.
+    public var logger: Logger?
+    /// How much the guest may log through `microvm_log`; see ``GuestLogLimits``.
+    public var guestLogLimits = GuestLogLimits()
+    /// The clock of these limits, in nanoseconds; must not go back.
+    var guestLogClock: @Sendable () -> UInt64 = { MonotonicTime.now.nanoseconds }
+    #endif
+    #if Metrics
+    /// What counts the sandbox's calls, exits, kills and faults through swift-metrics; nothing unless set. One is made
+    /// for many sandboxes.
+    public var metrics: SandboxMetrics?
+    #endif
+    #if Tracing
+    /// Who makes the spans of guest calls and of host functions; nobody unless set. They are children of the calling
+    /// task's span, and the spans that host functions make are children of theirs.
+    public var tracer: (any Tracer)?
+    #endif
+
     /// The defaults.
     public init() {}
+
+    /// Whether anybody watches the sandbox.
+    var isObserved: Bool {
+        #if Logging
+        if logger != nil { return true }
+        #endif
+        #if Metrics
+        if metrics != nil { return true }
+        #endif
+        #if Tracing
+        if tracer != nil { return true }
+        #endif
+        return false
+    }
 
     /// Checks every value and rounds the sizes to whole pages.
     func validated() throws(SandboxError) -> SandboxConfiguration {
@@ -113,6 +161,17 @@ public struct SandboxConfiguration: Sendable {
             \(4 * maximum).
             """
         )
+        #if Logging
+        try check(
+            (0...1_000_000).contains(guestLogLimits.linesPerSecond) && (0...1_000_000).contains(guestLogLimits.burst)
+                && (1...65_536).contains(guestLogLimits.maximumLength),
+            """
+            guestLogLimits are \(guestLogLimits.linesPerSecond) lines per second, \(guestLogLimits.burst) at once, of \
+            \(guestLogLimits.maximumLength) bytes; lines must lie between 0 and 1000000, bytes between 1 and 65536.
+            """
+        )
+        #endif
+        try coreDumps?.validate()
         var copy = self
         copy.windowSize = windowCount == 0 ? 0 : windowSize.roundedUp(to: page)
         copy.stackSize = stackSize.roundedUp(to: page)

@@ -1,3 +1,5 @@
+public import SystemPackage
+
 /// The one error this library throws: what the embedder did wrong, what the machine lacks, or how a guest call ended
 /// when it did not return.
 ///
@@ -12,6 +14,7 @@ public struct SandboxError: Error, Sendable {
             case incompatibleSnapshot, invalidSnapshot, outOfMemory
             case poolExhausted, poolShutDown
             case killed, timeLimitExceeded, cpuTimeLimitExceeded, taskCancelled, guestFault
+            case confinementFailed, confinementViolated
         }
 
         let kind: Kind
@@ -76,6 +79,11 @@ public struct SandboxError: Error, Sendable {
         public static let taskCancelled = Code(.taskCancelled)
         /// The guest did something illegal; ``SandboxError/fault`` says what.
         public static let guestFault = Code(.guestFault)
+        /// The process could not be confined, or not as it was asked for; the message says what is missing.
+        public static let confinementFailed = Code(.confinementFailed)
+        /// The call was ended because its thread attempted a system call that its confinement forbids, as a rule in a
+        /// host function; the message names it.
+        public static let confinementViolated = Code(.confinementViolated)
     }
 
     /// What went wrong.
@@ -95,25 +103,40 @@ public struct SandboxError: Error, Sendable {
     public var interruption: GuestInterruption? { details?.interruption }
     /// What the call had cost, when the guest, a kill, a limit or a cancellation ended it.
     public var statistics: CallStatistics? { details?.statistics }
+    /// The file to which the call's core dump was written, where ``SandboxConfiguration/coreDumps`` says so.
+    public var coreDump: FilePath? { try? details?.coreDump?.get() }
+    /// Why there is no core dump where there should be one. The call itself ended as ``code`` says.
+    public var coreDumpFailure: (any Error)? {
+        guard case .failure(let error) = details?.coreDump else { return nil }
+        return error
+    }
     /// The error that caused this one: an `Errno` for failed system calls; for a call that was ended from outside, what
     /// its host function threw when it ended after that.
     public var underlyingError: (any Error)?
     private let details: Details?
 
+    typealias CoreDumpResult = Result<FilePath, SandboxError>
+
     /// What is known about the end of a call. Behind one reference, so that an error is quickly thrown.
     final class Details: Sendable {
         let fault: GuestFault?
         let interruption: GuestInterruption?
-        let statistics: CallStatistics
+        let coreDump: CoreDumpResult?
+        private let meter: CallMeter
+        /// Put into durations when somebody asks.
+        var statistics: CallStatistics { meter.statistics }
 
+        /// - Parameter meter: of a call that has ended.
         init(
             fault: GuestFault? = nil,
             interruption: GuestInterruption? = nil,
-            statistics: CallStatistics
+            coreDump: CoreDumpResult? = nil,
+            meter: CallMeter
         ) {
             self.fault = fault
             self.interruption = interruption
-            self.statistics = statistics
+            self.coreDump = coreDump
+            self.meter = meter
         }
     }
 
@@ -139,6 +162,7 @@ extension SandboxError.Code {
         case .timeLimitExceeded: "was ended because its time limit had passed"
         case .cpuTimeLimitExceeded: "was ended because it had used up its CPU time"
         case .guestFault: "faulted"
+        case .confinementViolated: "was ended because its thread attempted what its confinement forbids"
         default: nil
         }
     }

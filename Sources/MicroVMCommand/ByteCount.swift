@@ -1,3 +1,5 @@
+import MicroVM
+
 /// A number of bytes as people write it: `64MiB`, `1.5GiB`, `4096`.
 struct ByteCount: Sendable, Hashable, CustomStringConvertible {
     var bytes: UInt64

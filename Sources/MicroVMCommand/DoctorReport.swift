@@ -32,6 +32,8 @@ struct DoctorReport: Encodable {
     var capabilities: [KVMDevice.Ability]
     var support: Support?
     var selfTest: Measurements?
+    /// What confined the process during the self-test.
+    var confinement: CommandConfinement.Report?
     var problem: String?
     var remedies: [String]
 
@@ -102,6 +104,7 @@ struct DoctorReport: Encodable {
             rows.append(["host call", time(selfTest.hostCallMicroseconds), "median, from the guest and back"])
             rows.append(["cold start", time(selfTest.coldStartMicroseconds), "a new sandbox to its first result"])
         }
+        if let confinement { rows += self.rows(confinement) }
         var lines = TextTable.lines(rows)
         lines.append("")
         if isReady {
@@ -111,6 +114,17 @@ struct DoctorReport: Encodable {
             lines += remedies.map { "  - \($0)" }
         }
         return lines.joined(separator: "\n") + "\n"
+    }
+
+    private func rows(_ confinement: CommandConfinement.Report) -> [[String]] {
+        let state = confinement.isApplied ? "on" : confinement.failure == nil ? "off" : "fails"
+        let capabilities = confinement.capabilities.isEmpty ? "none" : "\(confinement.capabilities.count)"
+        return [
+            ["confinement", state, confinement.failure ?? "of this process during these measurements"],
+            ["capabilities", capabilities, confinement.capabilities.prefix(3).joined(separator: ", ")],
+            ["new privileges", confinement.forbidsNewPrivileges ? "forbidden" : "possible", "by running programs"],
+            ["system calls", confinement.filtersSystemCalls ? "filtered" : "all", "by seccomp"],
+        ]
     }
 
     private func time(_ microseconds: Double) -> String { "\(microseconds.decimal(places: 1)) µs" }

@@ -3,10 +3,14 @@ import ArgumentParser
 /// What the process's exit status says; the lower ones are those of `sysexits.h`.
 enum ExitStatus: Int32, CaseIterable {
     case success = 0
+    /// A test has failed.
+    case testsFailed = 1
     /// The command line is wrong, or asks for what cannot be.
     case usage = 64
     /// The module cannot be used: not loadable, no such function, missing imports; or its result is not of its type.
     case unusable = 65
+    /// There is no test to run.
+    case noTests = 66
     /// There is no KVM that can run guests.
     case unavailable = 69
     /// The operating system refused something.
@@ -30,8 +34,10 @@ enum ExitStatus: Int32, CaseIterable {
     var explanation: String {
         switch self {
         case .success: "the function returned"
+        case .testsFailed: "a test failed"
         case .usage: "wrong usage, or values that do not fit"
         case .unusable: "module refused, no such function, missing imports, invalid result"
+        case .noTests: "no test, or none that matches --filter"
         case .unavailable: "no KVM that can run guests (see microvm doctor)"
         case .systemError: "the operating system refused something"
         case .outputFailed: "the result could not be written"
@@ -43,8 +49,21 @@ enum ExitStatus: Int32, CaseIterable {
         }
     }
 
-    /// The table of a help text.
-    static func table(_ statuses: [ExitStatus]) -> String {
-        statuses.map { "  " + String($0.rawValue).padded(to: 5) + $0.explanation }.joined(separator: "\n")
+    /// The table of the help text of `microvm run`.
+    static let runTable = table(
+        allCases.filter { $0 != .testsFailed && $0 != .noTests }.map { ($0, $0.explanation) }
+    )
+
+    /// The table of the help text of `microvm test`.
+    static let testTable = table([
+        (.success, "all tests passed, or were skipped"), (.testsFailed, testsFailed.explanation),
+        (.usage, usage.explanation), (.unusable, "module refused, missing imports"), (.noTests, noTests.explanation),
+        (.unavailable, unavailable.explanation), (.systemError, systemError.explanation),
+        (.outputFailed, "the results or the report could not be written"),
+        (.interrupted, "interrupted by Ctrl-C or SIGTERM"), (.outputClosed, outputClosed.explanation),
+    ])
+
+    private static func table(_ rows: [(ExitStatus, String)]) -> String {
+        rows.map { "  " + String($0.rawValue).padded(to: 5) + $1 }.joined(separator: "\n")
     }
 }

@@ -24,6 +24,7 @@ struct FaultReport: Encodable {
     var instructionPointer: String
     var symbol: Place?
     var registers: [String: String]
+    var backtrace: BacktraceReport
 
     init(_ fault: GuestFault) {
         kind = fault.kind.rawValue
@@ -37,9 +38,10 @@ struct FaultReport: Encodable {
         instructionPointer = fault.instructionPointer.hexadecimal
         symbol = fault.symbol.map(Place.init)
         registers = RegisterTable(fault.registers).byName
+        backtrace = BacktraceReport(fault.backtrace)
     }
 
-    /// The report for standard error: one line that says it all, then the details, then the registers.
+    /// The report for standard error: one line that says it all, then the details, the registers and the backtrace.
     static func text(_ fault: GuestFault) -> String {
         let place = GuestPlace.text(fault.symbol, fault.instructionPointer)
         var lines: [String]
@@ -58,6 +60,7 @@ struct FaultReport: Encodable {
         }
         // An abort is the guest's own decision: where it was is enough.
         if fault.kind != .abort { lines += RegisterTable(fault.registers).lines.map { "  " + $0 } }
+        lines += BacktraceReport.lines(fault.backtrace).map { "  " + $0 }
         return lines.joined(separator: "\n") + "\n"
     }
 }

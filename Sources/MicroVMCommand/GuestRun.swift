@@ -1,5 +1,6 @@
 import MicroVM
 import Synchronization
+import SystemPackage
 
 /// One run of a guest function, from the making of its sandbox to its end.
 struct GuestRun: Sendable {
@@ -12,6 +13,11 @@ struct GuestRun: Sendable {
     var timeLimit: Duration?
     /// In CPU time, for both together.
     var cpuTimeLimit: Duration?
+    var debugger: DebuggerOptions?
+    /// Where core dumps of faults and kills go.
+    var coreDumpDirectory: FilePath?
+    /// What the process leaves itself before the guest's first instruction.
+    var confinement: CommandConfinement?
     /// Whether standard output is wanted for something else than what the guest writes there.
     var keepsStandardOutputFree: Bool
 
@@ -21,7 +27,15 @@ struct GuestRun: Sendable {
         let began = Mutex<ContinuousClock.Instant?>(nil)
         func elapsed() -> Duration { began.withLock { $0 }.map { $0.duration(to: clock.now) } ?? .zero }
         do {
-            let sandbox = try await Sandbox(module, configuration: configuration(control)) { _ in
+            let server = Mutex<DebugServer?>(nil)
+            defer { server.withLock { $0 }?.close() }
+            let sandbox = try await Sandbox(module, configuration: configuration(control)) { sandbox in
+                if let debugger {
+                    let started = try debugger.start(for: sandbox)
+                    server.withLock { $0 = started }
+                }
+                // The sandbox is there, and what it needs is open.
+                try confinement?.apply()
                 began.withLock { $0 = clock.now }
             }
             let spent = try await spentOnInitializers(sandbox)
@@ -36,6 +50,8 @@ struct GuestRun: Sendable {
                 began: control.call
             )
             let duration = elapsed()
+            // Then a debugger is told that there is nothing left.
+            if debugger != nil { await sandbox.close() }
             switch result {
             case .success(let result): return (.returned(result, duration), statistics)
             case .failure(let error):
@@ -64,6 +80,14 @@ struct GuestRun: Sendable {
         configuration.initializerCPUTimeLimit = cpuTimeLimit
         configuration.measuresCPUTime = true
         configuration.sandboxSet = control.sandboxes
+        #if Logging
+        configuration.logger = GuestLogHandler.logger
+        #endif
+        if let coreDumpDirectory {
+            var policy = CoreDumpPolicy(directory: coreDumpDirectory)
+            policy.includesKills = true
+            configuration.coreDumps = policy
+        }
         let output: StandardStream = keepsStandardOutputFree ? .error : .output
         configuration.output = .handler { stream, bytes in
             (stream == .standardOutput ? output : .error).write(bytes)

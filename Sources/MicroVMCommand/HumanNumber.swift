@@ -1,3 +1,5 @@
+import MicroVM
+
 /// A number with a unit behind it, as people write sizes and times.
 enum HumanNumber {
     /// Splits `1.5MiB` into its number and the factor of its unit; the product is at most `limit`.

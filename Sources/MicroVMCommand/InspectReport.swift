@@ -1,3 +1,4 @@
+import GuestTestRunner
 import MicroVM
 
 /// What is in a module, for people and for programs.
@@ -54,7 +55,9 @@ struct InspectReport: Encodable {
             Export(name: $0.name, kind: $0.kind.rawValue, address: $0.address.hexadecimal, size: $0.size)
         }
         imports = module.imports.map {
-            Import(name: $0.name, providedBy: $0.isProvidedByLibrary ? "library" : "embedder", isWeak: $0.isWeak)
+            let provider =
+                $0.isProvidedByLibrary ? "library" : GuestTestModule.provides($0.name) ? "testRunner" : "embedder"
+            return Import(name: $0.name, providedBy: provider, isWeak: $0.isWeak)
         }
         segments = module.segments.map {
             Segment(
@@ -88,7 +91,12 @@ struct InspectReport: Encodable {
         section(
             "Imports",
             imports.map { needed in
-                let provider = needed.providedBy == "library" ? "provided by the library" : "the embedder's"
+                let provider =
+                    switch needed.providedBy {
+                    case "library": "provided by the library"
+                    case "testRunner": "a test runner's"
+                    default: "the embedder's"
+                    }
                 return [needed.name.printable, provider + (needed.isWeak ? ", weak: null if not provided" : "")]
             },
             ifNone: "none"

@@ -13,7 +13,13 @@ final class KeyTerminal: Sendable {
         var descriptor: Int32?
         /// The mode before ours, while ours is set.
         var original: termios?
+        /// Whether the whole screen is wanted, which then shows what it showed before when the mode is put back.
+        var isFullScreen = false
     }
+
+    /// Another screen, without a cursor; and back.
+    private static let enterScreen = "\u{1b}[?1049h\u{1b}[?25l\u{1b}[2J"
+    private static let leaveScreen = "\u{1b}[?25h\u{1b}[?1049l"
 
     private let state = Mutex(State())
 
@@ -21,12 +27,14 @@ final class KeyTerminal: Sendable {
 
     /// Sets the mode, or will when the command comes to the foreground.
     ///
+    /// - Parameter fullScreen: whether the command wants the whole screen, for ``draw(_:)``.
     /// - Returns: whether standard input is the terminal that controls the command.
-    func begin() -> Bool {
+    func begin(fullScreen: Bool = false) -> Bool {
         guard isatty(0) == 1, tcgetpgrp(0) >= 0 else { return false }
         state.withLock { state in
             let descriptor = unsafe open("/dev/tty", O_RDWR | O_NONBLOCK | O_NOCTTY | O_CLOEXEC)
             state.descriptor = descriptor < 0 ? nil : descriptor
+            state.isFullScreen = fullScreen
         }
         set()
         return state.withLock { $0.descriptor != nil }
@@ -48,6 +56,30 @@ final class KeyTerminal: Sendable {
             mode.c_cc.5 = 0
             mode.c_cc.6 = 1
             Self.apply(mode, to: descriptor)
+            if state.isFullScreen { Self.write(Self.enterScreen, to: descriptor) }
+        }
+    }
+
+    /// Writes to the terminal, if it is in the mode that is wanted.
+    func draw(_ text: String) {
+        state.withLock { state in
+            guard let descriptor = state.descriptor, state.original != nil, Self.isInForeground(descriptor) else {
+                return
+            }
+            Self.write(text, to: descriptor)
+        }
+    }
+
+    /// How many columns and rows the terminal has; 80 and 24 where it does not say.
+    var size: (columns: Int, rows: Int) {
+        state.withLock { state in
+            // The rows, the columns, and the same in pixels: the kernel's `winsize`, of which there are several in C.
+            var size = [UInt16](repeating: 0, count: 4)
+            guard let descriptor = state.descriptor,
+                // The array outlives the call.
+                unsafe ioctl(descriptor, UInt(TIOCGWINSZ), &size) == 0, size[0] > 0, size[1] > 0
+            else { return (80, 24) }
+            return (Int(size[1]), Int(size[0]))
         }
     }
 
@@ -66,7 +98,27 @@ final class KeyTerminal: Sendable {
     private static func reset(_ state: inout State) {
         guard let descriptor = state.descriptor, let original = state.original else { return }
         state.original = nil
-        if isInForeground(descriptor) { apply(original, to: descriptor) }
+        guard isInForeground(descriptor) else { return }
+        if state.isFullScreen { write(leaveScreen, to: descriptor) }
+        apply(original, to: descriptor)
+    }
+
+    /// Writes what the terminal takes. One that takes nothing for some time is not waited for.
+    private static func write(_ text: String, to descriptor: Int32) {
+        var bytes = Array(text.utf8)[...]
+        while !bytes.isEmpty {
+            // The bytes outlive the call, which is told their number.
+            let count = unsafe bytes.withUnsafeBytes { unsafe Glibc.write(descriptor, $0.baseAddress, $0.count) }
+            if count > 0 {
+                bytes = bytes.dropFirst(count)
+            } else if count < 0, errno == EAGAIN {
+                var waiting = pollfd(fd: descriptor, events: Int16(POLLOUT), revents: 0)
+                // Likewise.
+                if unsafe poll(&waiting, 1, 500) <= 0 { return }
+            } else if errno != EINTR {
+                return
+            }
+        }
     }
 
     /// Waits for keys, a second at most.

@@ -14,9 +14,27 @@ struct MicroVMCommand: AsyncParsableCommand {
               microvm inspect plugin.so               what is in this module?
               microvm run plugin.so add i64:2 i64:3   call a function
               microvm run inflate.so gunzip file:a.gz --returns bytes > a
+              microvm test plugin_tests.so            run the tests in this module
+              microvm serve                           run calls for others (see microvm serve --help)
 
             Shell completions: microvm --generate-completion-script bash (or zsh, or fish).
             """,
-        subcommands: [RunCommand.self, InspectCommand.self, DoctorCommand.self]
+        subcommands: [RunCommand.self, TestCommand.self, InspectCommand.self, DoctorCommand.self],
+        groupedSubcommands: serverCommands
     )
+
+    #if Server
+    private static let serverCommands = [
+        CommandGroup(
+            name: "Server",
+            subcommands: [
+                ServeCommand.self, UploadCommand.self, ModulesCommand.self, StartCommand.self, PSCommand.self,
+                TopCommand.self, LogsCommand.self, InspectCallCommand.self, StopCommand.self, ContinueCommand.self,
+                KillCommand.self, WaitCommand.self,
+            ]
+        )
+    ]
+    #else
+    private static let serverCommands: [CommandGroup] = []
+    #endif
 }

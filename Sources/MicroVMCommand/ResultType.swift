@@ -1,4 +1,5 @@
 import ArgumentParser
+import MicroVM
 
 /// What a function is said to return.
 enum ResultType: Sendable, Hashable {

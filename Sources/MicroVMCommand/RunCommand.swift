@@ -1,6 +1,7 @@
 import ArgumentParser
 import Glibc
 import MicroVM
+import SystemPackage
 
 /// `microvm run`.
 struct RunCommand: AsyncParsableCommand {
@@ -28,11 +29,13 @@ struct RunCommand: AsyncParsableCommand {
               gzip -c words | microvm run inflate.so gunzip stdin: --returns bytes | head
               microvm run spin.so spin --time-limit 500ms --json
               microvm run spin.so spin --cpu-limit 2s --stats
+              microvm run plugin.so handle string:Ada --gdb 0 --wait
+              microvm run plugin.so parse file:input --core-dump /tmp
 
             With --json one object goes to standard output: outcome (returned, fault, abort, timeLimitExceeded, \
             cpuTimeLimitExceeded, interrupted, killed or error), exitStatus, result (bytes in Base64), \
-            durationMicroseconds, and fault, interruption or error; with --stats also statistics. What the guest \
-            writes to standard output then goes to standard error.
+            durationMicroseconds, and fault, interruption or error, and coreDump; with --stats also statistics. What \
+            the guest writes to standard output then goes to standard error.
 
             Ctrl-C ends the guest and says where it was; a second one ends the command at once.
 
@@ -43,7 +46,7 @@ struct RunCommand: AsyncParsableCommand {
               ?   say where it is: function, host function, call depth, CPU time
 
             EXIT STATUS
-            \(ExitStatus.table(ExitStatus.allCases))
+            \(ExitStatus.runTable)
             """
     )
 
@@ -105,6 +108,31 @@ struct RunCommand: AsyncParsableCommand {
     )
     var stack: ByteCount?
 
+    @Option(
+        help: ArgumentHelp(
+            "Let GDB attach, at a port of 127.0.0.1 (0: any) or a socket at a path.",
+            valueName: "port|path"
+        ),
+        completion: .file(),
+        transform: DebuggerOptions.address(parsing:)
+    )
+    var gdb: DebugServer.Address?
+
+    @Flag(help: "With --gdb: run nothing before GDB has attached, and keep a fault until it has seen it.")
+    var wait = false
+
+    @Option(
+        help: ArgumentHelp(
+            "Write a core dump for gdb into this directory when the guest faults or is ended.",
+            valueName: "directory"
+        ),
+        completion: .directory
+    )
+    var coreDump: String?
+
+    @Flag(inversion: .prefixedNo, help: ArgumentHelp(CommandConfinement.help))
+    var confinement = true
+
     @Flag(help: "Report on standard error what the call has cost, however it ended; with --json in the object.")
     var stats = false
 
@@ -112,6 +140,7 @@ struct RunCommand: AsyncParsableCommand {
     var json = false
 
     func validate() throws {
+        if wait, gdb == nil { throw ValidationError("--wait is for --gdb: there is nobody to wait for.") }
         guard arguments.count(where: \.isStandardInput) <= 1 else {
             throw ValidationError("stdin: can be given only once: there is only one standard input.")
         }
@@ -161,6 +190,12 @@ struct RunCommand: AsyncParsableCommand {
         return await task.value
     }
 
+    /// Whether something is made or removed in the file system after the guest has begun.
+    private var makesFiles: Bool {
+        if case .unixSocket? = gdb { return true }
+        return coreDump != nil
+    }
+
     /// Checks all that can be checked before anything is read, and then reads the arguments.
     private func prepare() throws(CommandFailure) -> GuestRun {
         let module = try ModuleFile.load(module)
@@ -181,6 +216,9 @@ struct RunCommand: AsyncParsableCommand {
             ),
             timeLimit: timeLimit?.duration,
             cpuTimeLimit: cpuLimit?.duration,
+            debugger: gdb.map { DebuggerOptions(address: $0, waits: wait) },
+            coreDumpDirectory: coreDump.map { FilePath($0) },
+            confinement: confinement ? CommandConfinement(makesFiles: makesFiles) : nil,
             keepsStandardOutputFree: json
         )
     }

@@ -3,8 +3,8 @@ import MicroVM
 /// How a run of a guest function ended.
 enum RunEnding {
     case returned(GuestResult, Duration)
-    case fault(GuestFault, Duration)
-    case ended(Cause, GuestInterruption?, Duration)
+    case fault(GuestFault, Duration, CoreDumpReport?)
+    case ended(Cause, GuestInterruption?, Duration, CoreDumpReport?)
     case failed(CommandFailure)
 
     /// What a run was ended by from outside.
@@ -24,15 +24,16 @@ enum RunEnding {
         case let failure as CommandFailure:
             self = .failed(failure)
         case let error as SandboxError:
+            let coreDump = CoreDumpReport(error)
             if let fault = error.fault {
-                self = .fault(fault, duration)
+                self = .fault(fault, duration, coreDump)
             } else if error.code == .timeLimitExceeded {
-                self = .ended(.timeLimit, error.interruption, duration)
+                self = .ended(.timeLimit, error.interruption, duration, coreDump)
             } else if error.code == .cpuTimeLimitExceeded {
-                self = .ended(.cpuTimeLimit, error.interruption, duration)
+                self = .ended(.cpuTimeLimit, error.interruption, duration, coreDump)
             } else if error.code == .taskCancelled || error.code == .killed {
                 let cause = error.code == .killed || isKilled ? Cause.kill : .interruption
-                self = .ended(cause, error.interruption, duration)
+                self = .ended(cause, error.interruption, duration, coreDump)
             } else {
                 self = .failed(CommandFailure(error))
             }

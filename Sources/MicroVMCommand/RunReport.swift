@@ -14,6 +14,7 @@ struct RunReport: Encodable {
         var symbol: FaultReport.Place?
         var hostFunction: String?
         var registers: [String: String]
+        var backtrace: BacktraceReport
     }
 
     /// What was wrong before or after the guest ran.
@@ -32,6 +33,8 @@ struct RunReport: Encodable {
     var durationMicroseconds: Double?
     var fault: FaultReport?
     var interruption: Interruption?
+    /// Where one was asked for and the guest was ended.
+    var coreDump: CoreDumpReport?
     var error: Problem?
     /// What the call had cost, where that was asked for and there was one.
     var statistics: StatisticsReport?
@@ -41,7 +44,7 @@ struct RunReport: Encodable {
 
     private enum CodingKeys: String, CodingKey {
         case module, function, returns, outcome, exitStatus, result, durationMicroseconds, fault, interruption, error
-        case statistics
+        case statistics, coreDump
     }
 
     init(
@@ -60,14 +63,15 @@ struct RunReport: Encodable {
             (outcome, exitStatus) = (.returned, ExitStatus.success.rawValue)
             self.result = result
             durationMicroseconds = TimeSpan(duration).microseconds
-        case .fault(let fault, let duration):
+        case .fault(let fault, let duration, let coreDump):
             let isAbort = fault.kind == .abort
             outcome = isAbort ? .abort : .fault
             exitStatus = (isAbort ? ExitStatus.abort : .fault).rawValue
             self.fault = FaultReport(fault)
             durationMicroseconds = TimeSpan(duration).microseconds
-            text = FaultReport.text(fault)
-        case .ended(let cause, let interruption, let duration):
+            self.coreDump = coreDump
+            text = FaultReport.text(fault) + (coreDump.map { $0.line + "\n" } ?? "")
+        case .ended(let cause, let interruption, let duration, let coreDump):
             let what: String
             let status: ExitStatus
             (outcome, what, status) =
@@ -84,7 +88,8 @@ struct RunReport: Encodable {
                     instructionPointer: $0.instructionPointer.hexadecimal,
                     symbol: $0.symbol.map(FaultReport.Place.init),
                     hostFunction: $0.hostFunction,
-                    registers: RegisterTable($0.registers).byName
+                    registers: RegisterTable($0.registers).byName,
+                    backtrace: BacktraceReport($0.backtrace)
                 )
             }
             var text = "\(what) after \(TimeSpan(duration))"
@@ -94,7 +99,10 @@ struct RunReport: Encodable {
             } else {
                 text += ", before the guest began"
             }
-            self.text = text + ".\n"
+            let backtrace = interruption.map { BacktraceReport.lines($0.backtrace) } ?? []
+            self.coreDump = coreDump
+            let lines = [text + "."] + backtrace.map { "  " + $0 } + (coreDump.map { [$0.line] } ?? [])
+            self.text = lines.joined(separator: "\n") + "\n"
         case .failed(let failure):
             outcome = .error
             exitStatus = failure.status.rawValue

@@ -4,20 +4,6 @@ extension String {
 
     /// The text with spaces before it, up to a width.
     func padded(before width: Int) -> String { String(repeating: " ", count: max(0, width - count)) + self }
-
-    /// What came from a module or a guest, made fit for a terminal: one line, without control characters.
-    var printable: String {
-        var text = ""
-        for scalar in unicodeScalars {
-            switch scalar.properties.generalCategory {
-            case .control, .format, .lineSeparator, .paragraphSeparator, .surrogate, .privateUse, .unassigned:
-                text += scalar.escaped(asASCII: true)
-            default:
-                text.unicodeScalars.append(scalar)
-            }
-        }
-        return text
-    }
 }
 
 extension UInt64 {

@@ -1,3 +1,5 @@
+import MicroVM
+
 /// A length of time as people write it: `500ms`, `1.5s`, `2min`.
 struct TimeSpan: Sendable, Hashable, CustomStringConvertible {
     var duration: Duration

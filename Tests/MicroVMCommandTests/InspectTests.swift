@@ -15,6 +15,12 @@ struct InspectTests {
         #expect(lines.contains { $0.hasPrefix("Read-only after relocation: ") })
     }
 
+    @Test func `what only a test runner provides is not asked of the embedder`() async throws {
+        let run = try await CommandRun.microvm("inspect", CommandRun.guest("outcomes"))
+        let lines = run.outputText.split(separator: "\n").map { $0.split(separator: " ").joined(separator: " ") }
+        #expect(lines.contains("microvm_test_failed a test runner's, weak: null if not provided"))
+    }
+
     @Test func `JSON holds all of it`() async throws {
         let json = try await CommandRun.microvm("inspect", CommandRun.guest("thread_local"), "--json").json()
         #expect(json["isLoadable"] as? Bool == true)

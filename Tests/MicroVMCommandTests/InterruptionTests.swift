@@ -92,7 +92,7 @@ extension pid_t {
     fileprivate var isGone: Bool { fields(of: "stat").first.map { $0 == "Z" } ?? true }
 
     /// Whether a sandbox's thread has used so much time that a guest must be running on it.
-    fileprivate var runsGuest: Bool {
+    var runsGuest: Bool {
         sandboxThreads.contains { thread in
             // Time in user mode and in the kernel, in hundredths of a second.
             let times = fields(of: "task/\(thread)/stat").dropFirst(11).prefix(2).compactMap { Int($0) }
@@ -121,7 +121,7 @@ extension pid_t {
 }
 
 /// Waits until something is so, but not much longer than a command may run.
-private func wait(until isSo: () -> Bool) {
+func wait(until isSo: () -> Bool) {
     for _ in 0..<6500 {
         if isSo() { return }
         usleep(10_000)

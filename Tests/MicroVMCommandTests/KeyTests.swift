@@ -24,7 +24,7 @@ struct KeyTests {
     @Test func `k kills an initialiser, and one key explains where it is`() async throws {
         let run = try TerminalRun("run", CommandRun.guest("spin_in_initializer"), "answer", "--json")
         try await run.wait(for: Self.keys)
-        let place = try await run.type("?", answer: "Running, at ")
+        let place = try await run.place("Running, at ")
         #expect(place.contains("spin_while_loading"))
         run.type("k")
         #expect(try await run.end() == 130)
@@ -39,17 +39,18 @@ struct KeyTests {
     @Test func `a guest that is stopped stands still, and goes on when it is told to`() async throws {
         let run = try TerminalRun("run", CommandRun.guest("spin"), "spin_and_count", "--returns", "void")
         try await run.wait(for: Self.keys)
+        try await run.place("Running, at spin_and_count")
         try await run.type("c", answer: "Not stopped.")
         try await run.type("s", answer: "Stopped; c continues.")
         try await run.type("s", answer: "Stopped already.")
-        let first = try await run.type("?", answer: "Stopped, at spin_and_count")
-        let second = try await run.type("?", answer: "Stopped, at spin_and_count")
+        let first = try await run.place("Stopped, at spin_and_count")
+        let second = try await run.place("Stopped, at spin_and_count")
         // The CPU time is that of the thread, which has answered in between.
         let place = { (line: String) in line.components(separatedBy: ", CPU time")[0] }
         #expect(place(first) == place(second))
         #expect(first.contains(", call depth 0, CPU time "))
         try await run.type("c", answer: "Continued.")
-        try await run.type("?", answer: "Running, at spin_and_count")
+        try await run.place("Running, at spin_and_count")
         run.type("k")
         #expect(try await run.end() == 130)
         #expect(run.mode == run.modeBefore)
@@ -58,10 +59,11 @@ struct KeyTests {
     @Test func `a stop ends by a kill as well, and the other way round nothing else happens`() async throws {
         let run = try TerminalRun("run", CommandRun.guest("spin"), "spin_with_host_calls", "--returns", "void")
         try await run.wait(for: Self.keys)
+        try await run.place("Running")
         // All that are no keys of the command's are passed over.
         run.type("x\n\u{4}\u{1b}[A")
         try await run.type("s", answer: "Stopped; c continues.")
-        try await run.type("?", answer: "Stopped, at spin_with_host_calls")
+        try await run.place("Stopped, at spin_with_host_calls")
         run.type("k?sc")
         #expect(try await run.end() == 130)
         #expect(run.text.contains("Killed after "))
@@ -198,7 +200,7 @@ struct KeyTests {
         #expect(run.mode == run.modeBefore)
         run.type("\n")
         try await run.wait(until: "the terminal's mode") { run.mode.isForKeys }
-        try await run.type("?", answer: "Running, at spin")
+        try await run.place("Running, at spin")
         run.type("k")
         try await run.wait(for: "ended 130")
         #expect(try await run.end() == 0)

@@ -212,6 +212,12 @@ struct RunEndingTests {
         )
         #expect(run.status == 69)
         #expect(run.error.contains("/dev/kvm"))
+        let tests = try await CommandRun.microvm(
+            nobody + ["test", CommandRun.guest("setup_skips_tests")],
+            program: "/usr/bin/setpriv"
+        )
+        #expect(tests.status == 69)
+        #expect(tests.error.contains("/dev/kvm"))
         let doctor = try await CommandRun.microvm(nobody + ["doctor"], program: "/usr/bin/setpriv")
         #expect(doctor.status == 69)
         #expect(doctor.outputText.contains("usermod -aG kvm"))

@@ -146,6 +146,81 @@ import Testing
         #expect(layout.permits([.read, .write], address: layout.threadPointer - size, count: size + 64))
     }
 
+    // MARK: - Where the host finds what was written
+
+    @Test(arguments: layouts.map(\.name))
+    func `the writable pages are those of the writable regions outside of windows`(_ name: String) throws {
+        let layout = try Self.layout(name)
+        var end = 0
+        for pages in layout.writablePages {
+            // In order, and joined where they touch.
+            #expect(!pages.isEmpty && pages.lowerBound > end)
+            end = pages.upperBound
+        }
+        let lastPage = layout.regions.map { Int($0.range.upperBound / Self.page) }.max() ?? 0
+        func isWritable(_ page: Int) -> Bool {
+            let address = UInt64(page) * Self.page
+            return layout.window(at: address) == nil
+                && layout.regions.contains { $0.range.contains(address) && $0.permissions.contains(.write) }
+        }
+        let borders = Set(layout.regions.flatMap { [$0.range.lowerBound, $0.range.upperBound] } + [0])
+        for border in borders.map({ Int($0 / Self.page) }) {
+            for count in [1, 2, 40] {
+                for first in max(border - count, 0)...border {
+                    var found: [Int] = []
+                    layout.forEachWritablePart(of: first..<first + count) { found += $0 }
+                    #expect(found == (first..<first + count).filter(isWritable))
+                }
+            }
+        }
+        var all = 0
+        layout.forEachWritablePart(of: 0..<lastPage) { all += $0.count }
+        #expect(all == layout.writablePages.reduce(0) { $0 + $1.count })
+    }
+
+    @Test(arguments: layouts.map(\.name))
+    func `what calls usually write lies in two stretches of the host's`(_ name: String) throws {
+        let layout = try Self.layout(name)
+        let large = AddressSpace.largePageSize
+        #expect(layout.hostBoundary < large && layout.hostBoundary % AddressSpace.guardSize == 0)
+        func stretch(_ address: UInt64) -> UInt64 { (address + large - layout.hostBoundary) / large }
+        // The mailbox, and the arena as far as most arguments get: the last pages of the first stretch, unless there
+        // are so many imports that it takes several.
+        let mailbox = UInt64(0x21000)
+        let arena = min(UInt64(layout.arena.count), 256 << 10)
+        #expect(layout.sizes.importCount > 1000 || stretch(layout.arena.lowerBound) == stretch(mailbox))
+        #expect(stretch(layout.arena.lowerBound + arena - 1) == stretch(layout.arena.lowerBound))
+        let behind = stretch(layout.arena.lowerBound) + 1
+        #expect(behind * large - (large - layout.hostBoundary) <= layout.arena.lowerBound + arena + 64 << 10)
+        // The stack as far as most calls get, and the thread-local block, unless that is large.
+        let stack = min(UInt64(layout.stack.count), 128 << 10)
+        #expect(stretch(layout.stack.upperBound - stack) == stretch(layout.stack.upperBound - 1))
+        #expect(stretch(layout.threadPointer) == stretch(layout.stack.upperBound))
+        guard layout.sizes.imageAlignment < large, layout.sizes.imageSize < 1 << 20 else { return }
+        #expect(stretch(layout.heap.lowerBound) == stretch(layout.stack.upperBound))
+        // Nor do the guest's own page tables need more for it.
+        #expect(layout.heap.lowerBound / large == (layout.stack.upperBound - stack) / large)
+    }
+
+    @Test func `memories lie where their layout wants them`() throws {
+        for name in ["smallest", "with thousands of imports"] {
+            let layout = try Self.layout(name)
+            let image = MemoryImage(pages: PageMap(memorySize: layout.size), heapEnd: layout.initialHeapEnd)
+            let reservation = try MemoryReservation(
+                memorySize: Int(layout.size),
+                boundary: layout.hostBoundary,
+                count: 3
+            )
+            let memories = try [nil, reservation, reservation, reservation].map { reservation in
+                try GuestMemory(addressSpace: layout, image: image, reservation: reservation)
+            }
+            for memory in memories {
+                let address = unsafe UInt64(UInt(bitPattern: memory.base)) + layout.hostBoundary
+                #expect(address % AddressSpace.largePageSize == 0)
+            }
+        }
+    }
+
     // MARK: - Page tables
 
     /// What the processor would find for one page.

@@ -3,6 +3,10 @@ import Testing
 
 @testable import MicroVM
 
+#if Logging
+import Logging
+#endif
+
 /// Calls with integer arguments allocate nothing on the sandbox's thread, in either direction.
 @Suite(
     .requiresKVM,
@@ -45,4 +49,20 @@ import Testing
         let three = try await allocations(sandbox) { _ in _ = try await loop(3) }
         #expect(one == 0 && three == 0)
     }
+
+    #if Logging
+    @Test func `calls under a logger that wants nothing of them`() async throws {
+        let log = LogRecorder()
+        let events = HostFunction("host_event") { (_: Int64) in }
+        for logger in [log.logger(.info), nil] {
+            let sandbox = try await Guest.logging.sandbox([events]) { $0.logger = logger }
+            let event = try sandbox.function("event_then_twice", as: ((Int64) -> Int64).self)
+            let lines = try sandbox.function("log_same_line", as: ((Int32, Int) -> Void).self)
+            let calls = try await allocations(sandbox) { _ in _ = try await event(2) }
+            let said = try await allocations(sandbox) { _ in try await lines(1, 3) }
+            #expect(calls == 0 && said == 0, "\(calls), \(said)")
+        }
+        #expect(log.lines.count == 0)
+    }
+    #endif
 }

@@ -372,7 +372,8 @@ import Testing
             let handles = Recorder<LinuxInterruptHandle>()
             let found = Shared<LinuxInterruptHandle.KillOutcome>(nil)
             let end = await CallEnd {
-                let sandbox = try await Sandbox(Guest.initializers.module()) { handle in
+                let sandbox = try await Sandbox(Guest.initializers.module()) { sandbox in
+                    let handle = sandbox.interruptHandle
                     handles.append(handle)
                     #expect(handle.kill() == .notRunning)
                     handle.once(at: point, occurrence: occurrence) { found.value = handle.kill() }

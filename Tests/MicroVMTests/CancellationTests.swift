@@ -95,4 +95,119 @@ import Testing
         guest.handle.kill()
         #expect(await guest.call.value?.code == .taskCancelled)
     }
+
+    // MARK: - Code on the sandbox's own thread
+
+    @Test func `cancelling a task on the sandbox's own thread ends its call`() async throws {
+        let sandbox = try await Guest.spin.sandbox()
+        let word = try await SharedWord(of: sandbox)
+        let task = Task {
+            try await sandbox.run { sandbox in
+                let error = await #expect(throws: SandboxError.self) {
+                    try await sandbox.call("spin_and_say_so", word.address)
+                }
+                #expect(Task.isCancelled)
+                return error
+            }
+        }
+        await waitUntil { word.value == 1 }
+        task.cancel()
+        #expect(try await task.value?.code == .taskCancelled)
+        await expectPoisoned(sandbox)
+    }
+
+    @Test(arguments: [false, true])
+    func `a task on the sandbox's own thread that is cancelled between two calls makes no more`(
+        isSuspended: Bool
+    ) async throws {
+        let sandbox = try await Guest.echo.sandbox()
+        let canBeCancelled = Flag()
+        let isCancelled = Flag()
+        let task = Task {
+            try await sandbox.run { sandbox in
+                let add = try sandbox.function("add_to_static", as: ((Int) -> Void).self)
+                try await add(1)
+                if isSuspended { await Task.yield() }
+                canBeCancelled.set()
+                while !isCancelled.isSet { sched_yield() }
+                let error = await #expect(throws: SandboxError.self) { try await add(1) }
+                return error?.code
+            }
+        }
+        await waitUntil { canBeCancelled.isSet }
+        task.cancel()
+        isCancelled.set()
+        #expect(try await task.value == .taskCancelled)
+        #expect(try await sandbox.call("get_static") == 11)
+    }
+
+    @Test func `tasks that take turns on the sandbox's own thread are cancelled each for itself`() async throws {
+        let sandbox = try await Guest.spin.sandbox()
+        let word = try await SharedWord(of: sandbox)
+        let hasBegun = Flag()
+        let mayEnd = Flag()
+        // Begun first, and suspended: its scope is not the last one any more.
+        let bystander = Task {
+            try await sandbox.run { sandbox in
+                hasBegun.set()
+                await waitUntil { mayEnd.isSet }
+                return await #expect(throws: SandboxError.self) { try await sandbox.call("answer") }?.code
+            }
+        }
+        await waitUntil { hasBegun.isSet }
+        let spinning = Task {
+            try await sandbox.run { sandbox in
+                // The other one's cancellation reaches a task that is in no call, and not this one's call.
+                await #expect(throws: SandboxError.self) { try await sandbox.call("spin_and_say_so", word.address) }?
+                    .code
+            }
+        }
+        await waitUntil { word.value == 1 }
+        bystander.cancel()
+        #expect(await onThread { sandbox.interruptHandle.kill() } == .signalled)
+        #expect(try await spinning.value == .killed)
+        mayEnd.set()
+        let code = try await bystander.value
+        #expect(code == .poisoned || code == .taskCancelled)
+    }
+
+    @Test func `a task that begins inside another one on the sandbox's own thread is cancelled for itself`()
+        async throws
+    {
+        let sandbox = try await Guest.echo.sandbox()
+        try await sandbox.run { sandbox in
+            try await sandbox.call("add_to_static", 1)
+            let inner = Task.immediate {
+                unsafe withUnsafeCurrentTask { unsafe $0?.cancel() }
+                _ = sandbox.module
+                return await #expect(throws: SandboxError.self) { try await sandbox.call("add_to_static", 1) }?.code
+            }
+            try await sandbox.call("add_to_static", 1)
+            #expect(await inner.value == .taskCancelled)
+            try await sandbox.call("add_to_static", 1)
+        }
+        #expect(try await sandbox.call("get_static") == 13)
+    }
+
+    @Test func `calls on the sandbox's own thread end before their task's cancellation or by it`() async throws {
+        let sandbox = try await Guest.echo.sandbox()
+        let snapshot = try await sandbox.snapshot()
+        for round in 0..<Surroundings.scaled(200) {
+            let made = Locked(0)
+            let task = Task {
+                try await sandbox.run { sandbox in
+                    while true {
+                        try await sandbox.call("add_to_static", 1)
+                        made.withLock { $0 += 1 }
+                    }
+                }
+            }
+            if round % 2 == 0 { await waitUntil { made.withLock { $0 } > round % 7 } }
+            task.cancel()
+            let error = await #expect(throws: SandboxError.self) { try await task.value }
+            #expect(error?.code == .taskCancelled)
+            try await sandbox.restore(to: snapshot)
+            #expect(try await sandbox.call("get_static") == 10)
+        }
+    }
 }

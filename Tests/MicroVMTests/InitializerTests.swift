@@ -41,7 +41,7 @@ import Testing
         let handles = Recorder<LinuxInterruptHandle>()
         let making = Task {
             await #expect(throws: SandboxError.self) {
-                _ = try await Sandbox(Guest.spinInInitializer.module(), beforeInitializers: { handles.append($0) })
+                _ = try await Sandbox(Guest.spinInInitializer.module()) { handles.append($0.interruptHandle) }
             }
         }
         await waitUntil { handles.count == 1 }
@@ -57,7 +57,7 @@ import Testing
         let handles = Recorder<LinuxInterruptHandle>()
         let making = Task {
             await #expect(throws: SandboxError.self) {
-                _ = try await Sandbox(Guest.spinInInitializer.module(), beforeInitializers: { handles.append($0) })
+                _ = try await Sandbox(Guest.spinInInitializer.module()) { handles.append($0.interruptHandle) }
             }
         }
         await waitUntil { handles.count == 1 }
@@ -91,7 +91,7 @@ import Testing
         #expect(lines.all == ["handle", "output"])
         _ = sandbox
         let none = Recorder<LinuxInterruptHandle>()
-        let other = try await Sandbox(Guest.arithmetic.module(), beforeInitializers: { none.append($0) })
+        let other = try await Sandbox(Guest.arithmetic.module()) { none.append($0.interruptHandle) }
         #expect(none.all.first === other.interruptHandle)
     }
 }

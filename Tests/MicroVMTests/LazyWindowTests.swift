@@ -24,10 +24,9 @@ import Testing
         _ granularity: PageSource.Granularity
     ) async throws {
         let asked = Recorder<UInt64>()
-        let bytes = Self.words(128 * 512)
-        let source = PageSource.custom(size: UInt64(bytes.count), granularity: granularity) { offset, count in
+        let source = PageSource.custom(size: 128 * 4096, granularity: granularity) { offset, count in
             asked.append(offset)
-            return Array(bytes[Int(offset)..<Int(offset) + count])
+            return Self.words(count / 8, first: offset / 8)
         }
         let sandbox = try await Self.sandbox()
         let window = try await sandbox.map(.lazy(source), access: access)

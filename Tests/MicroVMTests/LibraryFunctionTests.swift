@@ -108,6 +108,21 @@ import Testing
         #expect(error?.fault?.kind == .invalidHostCall)
     }
 
+    @Test func `lines for a logger that is not there vanish, but are checked`() async throws {
+        func sandbox() async throws -> Sandbox {
+            try await Guest.logging.sandbox([HostFunction("host_event") { (_: Int64) in }])
+        }
+        try await sandbox().call("log_lines", 2 as Int32, 5)
+        for (level, address, kind) in [(7, 0x22000, .invalidHostCall), (2, 8, .invalidPointer)]
+            as [(Int32, UInt64, GuestFault.Kind)]
+        {
+            let error = await #expect(throws: SandboxError.self) {
+                try await sandbox().call("log_at", level, address, 4 as UInt64)
+            }
+            #expect(error?.fault?.kind == kind && error?.fault?.symbol?.name == "log_at")
+        }
+    }
+
     @Test(arguments: [
         ("call_abort", "abort()"), ("free_twice", "was freed before"), ("fail_assertion", "assertion failed"),
     ])

@@ -50,7 +50,7 @@ import Testing
             return try await Sandbox(
                 Guest.initializers.module(),
                 configuration: configuration,
-                beforeInitializers: { handles.append($0) }
+                beforeInitializers: { handles.append($0.interruptHandle) }
             )
         }
         await waitUntil { handles.count == 1 }
@@ -73,7 +73,7 @@ import Testing
             return try await Sandbox(
                 Guest.initializers.module(),
                 configuration: configuration,
-                beforeInitializers: { handles.append($0) }
+                beforeInitializers: { handles.append($0.interruptHandle) }
             )
         }
         await waitUntil { handles.count == 1 }

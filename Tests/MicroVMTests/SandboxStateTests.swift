@@ -80,7 +80,7 @@ import Testing
         try await call.result
     }
 
-    @Test func `a synchronous host function is waited for`() async throws {
+    @Test func `a synchronous host function is not waited for`() async throws {
         let entered = Flag()
         let mayReturn = Flag()
         let sandbox = try await Guest.interruption.sandbox(
@@ -94,16 +94,48 @@ import Testing
         )
         let call = try sandbox.start("note", UInt64(1), returning: Int.self)
         await waitUntil { entered.isSet }
-        let pulled = Flag()
-        let state = Task {
-            defer { pulled.set() }
-            return try await sandbox.pullFullState()
-        }
+        let state = try await sandbox.pullFullState()
+        #expect(state.hostFunction == "host_note" && state.symbol?.name == "note" && state.statistics.hostCalls == 1)
+        // A snapshot is, and then caught before the guest goes on.
+        let snapshot = Task { try await sandbox.snapshot() }
         await waitUntil { sandbox.interruptHandle.isStopped }
-        #expect(!pulled.isSet)
         mayReturn.set()
-        #expect(try await state.value.statistics.hostCalls == 1)
+        #expect(try await snapshot.value.isInCall)
         #expect(try await call.result == 8)
+    }
+
+    @Test func `the CPU time of a call in a synchronous host function is its thread's, whoever asks`() async throws {
+        let entered = Flag()
+        let mayReturn = Flag()
+        let sandbox = try await Guest.interruption.sandbox(
+            interruptionFunctions(
+                HostFunction("host_note") { (_: UInt64) -> Int64 in
+                    entered.set()
+                    while !mayReturn.isSet { sched_yield() }
+                    return 8
+                }
+            )
+        )
+        // So that the thread has used more CPU time before the call than the one that asks ever has.
+        _ = try await sandbox.call("iterate", 20_000_000, returning: Int.self)
+        let call = try sandbox.start("note", UInt64(1), returning: Int.self)
+        await waitUntil { entered.isSet }
+        let first = try await sandbox.pullFullState().statistics
+        let cpuTime = try #require(first.cpuTime)
+        #expect(cpuTime >= .zero && cpuTime <= first.duration + .milliseconds(1))
+        mayReturn.set()
+        _ = try await call.result
+        #expect(try #require(await call.statistics?.cpuTime) >= cpuTime)
+    }
+
+    @Test func `what a guest writes is its sandbox's own memory until it is restored`() async throws {
+        let sandbox = try await Guest.state.sandbox()
+        let snapshot = try await sandbox.snapshot()
+        let restored = try await Sandbox(from: snapshot)
+        let before = try #require(try await restored.pullFullState().ownMemory)
+        try await restored.call("write_pages", 0 as UInt64, 100 as UInt64, 1 as UInt64, 1 as UInt64)
+        let after = try #require(try await restored.pullFullState().ownMemory)
+        #expect(after >= before + 100 * 4096 && after < 16 << 20)
     }
 
     @Test func `an idle sandbox has the state its last call left`() async throws {
@@ -183,20 +215,14 @@ import Testing
     @Test func `states are pulled while calls come and go`() async throws {
         let sandbox = try await Guest.interruption.sandbox(interruptionFunctions())
         let isOver = Flag()
-        let pulling = Task {
-            var count = 0
-            while !isOver.isSet {
-                let state = try await sandbox.pullFullState()
-                if state.isInCall { count += 1 }
-            }
-            return count
-        }
+        // As fast as they can: they may slow the guest down, and not hold it up.
+        let pulling = (0..<3).map { _ in Task { while !isOver.isSet { _ = try await sandbox.pullFullState() } } }
         for depth in 0..<Surroundings.scaled(60) {
             #expect(try await sandbox.call("descend", UInt64(1), Int64(depth % 6)) == depth % 6)
             #expect(try await sandbox.call("waits", UInt64(1), 3) == 3)
         }
         isOver.set()
-        _ = try await pulling.value
+        for task in pulling { try await task.value }
         #expect(!sandbox.interruptHandle.isStopped)
     }
 }

@@ -30,7 +30,8 @@
 //     exit like a host call. Calls follow each other whatever became of the one before, as if restored.
 //   - The handler is one step: its thread does nothing meanwhile, and other threads cannot tell its steps apart.
 //   - Signals of one kind that are pending together are one: their handlers run without a step of the thread in between
-//     and store the same value.
+//     and store the same value. How many there are is not modelled: kickers wait longer each time, so that the thread
+//     gets through with them.
 //
 // What is shown, whatever the order of steps:
 //   - The assertions. Each begins with its name; the names are explained where they are declared.

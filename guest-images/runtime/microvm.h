@@ -66,6 +66,21 @@ enum {
 void microvm_write(int stream, const void *bytes, size_t length);
 
 enum {
+    MICROVM_LOG_TRACE = 0,
+    MICROVM_LOG_DEBUG = 1,
+    MICROVM_LOG_INFO = 2,
+    MICROVM_LOG_NOTICE = 3,
+    MICROVM_LOG_WARNING = 4,
+    MICROVM_LOG_ERROR = 5,
+    MICROVM_LOG_CRITICAL = 6,
+};
+
+/* Hands one line, without an end of its own, to the host's logger (UTF-8). The host decides which levels it wants, how
+ * long a line may be and how many there may be in a second; it drops the others and says nothing about it here. One
+ * host call. Any other level ends the guest call as a fault. */
+void microvm_log(int level, const char *text, size_t length);
+
+enum {
     MICROVM_CLOCK_MONOTONIC = 0, /* nanoseconds since some moment in the past; never goes back */
     MICROVM_CLOCK_REALTIME = 1,  /* nanoseconds since 1970-01-01 00:00 UTC */
 };
@@ -174,6 +189,9 @@ int *__errno_location(void);
 #define ERANGE 34
 #define ENOSYS 38
 #endif
+
+/* A line for the host's logger, formatted as by printf and cut after 1023 bytes. */
+__attribute__((format(printf, 2, 3))) void microvm_log_format(int level, const char *__restrict format, ...);
 
 /* Aborts with "file:line: function: assertion failed: expression", unless NDEBUG is defined. */
 __attribute__((noreturn)) void __assert_fail(const char *expression, const char *file, unsigned int line,

@@ -31,6 +31,16 @@ int vsnprintf(char *restrict text, size_t size, const char *restrict format, va_
     return length;
 }
 
+void microvm_log_format(int level, const char *restrict format, ...) {
+    char text[1024];
+    va_list arguments;
+    va_start(arguments, format);
+    int length = vsnprintf(text, sizeof text, format, arguments);
+    va_end(arguments);
+    if (length > 0)
+        microvm_log(level, text, (size_t)length < sizeof text ? (size_t)length : sizeof text - 1);
+}
+
 struct stream_sink {
     struct sink sink;
     int stream;

@@ -60,6 +60,7 @@ struct job {
     raw_machine *machine;
     killer *killer;
     bool with_cpuid;
+    bool with_threads;
     // For those that write pages.
     size_t pages;
     uint64_t *samples;

@@ -105,11 +105,13 @@ struct LibraryLoops {
     func killLatency(count: Int) async throws -> [UInt64] {
         let killer = try Killer()
         var times: [UInt64] = []
+        let sandbox = try await newSandbox()
+        let snapshot = try await sandbox.snapshot()
         while times.count < count {
-            let sandbox = try await newSandbox()
             if let time = try await kill(sandbox, by: killer) { times.append(time) }
-            await sandbox.close()
+            try await sandbox.restore(to: snapshot)
         }
+        await sandbox.close()
         return times
     }
 
@@ -214,7 +216,7 @@ struct LibraryLoops {
 }
 
 /// Each sandbox has two descriptors, and processes begin with few.
-private func raiseDescriptorLimit() throws(Errno) {
+func raiseDescriptorLimit() throws(Errno) {
     var limit = rlimit()
     guard unsafe getrlimit(__rlimit_resource_t(RLIMIT_NOFILE.rawValue), &limit) == 0 else {
         throw Errno(rawValue: errno)

@@ -1,5 +1,6 @@
 import ArgumentParser
 import Foundation
+import MicroVM
 import RawLoops
 
 @main
@@ -18,6 +19,14 @@ struct MicroVMBench: AsyncParsableCommand {
 
     @Flag(help: "Print one JSON object a line instead of a table.")
     var json = false
+
+    @Flag(
+        help: """
+            Confine the process before anything is measured. What that costs shows between runs with and without it: \
+            plain C is confined as well.
+            """
+    )
+    var confined = false
 
     @Option(
         help: """
@@ -50,6 +59,10 @@ struct MicroVMBench: AsyncParsableCommand {
             throw ValidationError("There is no benchmark \(stranger). There are: \(names).")
         }
 
+        if confined {
+            // Threads are placed, and counted, by way of /proc.
+            try Confinement.apply { $0.permissions = [.makeSandboxes, .readFiles, .writeFiles] }
+        }
         if !json {
             print(Report.tableHeader)
         }

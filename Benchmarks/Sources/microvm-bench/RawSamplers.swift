@@ -19,6 +19,11 @@ struct RawModule {
     func coldStart(withCPUID: Bool, count: Int) throws -> [UInt64] {
         try unsafe samples(count) { unsafe raw_cold_start(module, withCPUID, $0, count) }
     }
+
+    func thousand(withThreads: Bool, count: Int) throws -> [UInt64] {
+        try raiseDescriptorLimit()
+        return try unsafe samples(count) { unsafe raw_thousand(module, withThreads, $0, count) }
+    }
 }
 
 /// Plain C's machine, for the life of the process.

@@ -8,6 +8,7 @@ extension Benchmark {
         let machine = try RawRestorableMachine(module: module)
         let bareExit = Series(name: "raw_call", sample: machine.guestCall)
         let many = MemoryOfMany()
+        let growth = Growth()
         var benchmarks: [Benchmark] = []
         for pages in [0, 8, 64, 512] {
             benchmarks.append(
@@ -85,9 +86,15 @@ extension Benchmark {
                 name: "thousand_sandboxes",
                 batch: 1000,
                 share: 0.5,
-                ours: library.thousandSandboxes(many),
-                raw: { try module.coldStart(withCPUID: false, count: $0) },
-                derived: { _ in many.fields }
+                ours: growth.watching("ours", library.thousandSandboxes(many)),
+                raw: growth.watching("raw") { try module.thousand(withThreads: false, count: $0) },
+                others: [
+                    Series(
+                        name: "raw_threads",
+                        sample: growth.watching("raw_threads") { try module.thousand(withThreads: true, count: $0) }
+                    )
+                ],
+                derived: { _ in many.fields + growth.fields }
             ),
         ]
         return benchmarks

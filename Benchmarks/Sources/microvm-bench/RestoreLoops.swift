@@ -195,6 +195,7 @@ struct RestoreLoops: Sendable {
     /// So many sandboxes at once, each called; a sample is the time for one.
     func thousandSandboxes(_ memory: MemoryOfMany) -> Sampler {
         { count in
+            try raiseDescriptorLimit()
             var sandboxes: [Sandbox] = []
             var times: [UInt64] = []
             let before = MemoryOfMany.Usage()
@@ -206,7 +207,7 @@ struct RestoreLoops: Sendable {
                 guard sum == 5 else { throw Errno.protocolError }
                 sandboxes.append(sandbox)
             }
-            memory.note(count, before, MemoryOfMany.Usage(), firstHalf: times)
+            memory.note(before, MemoryOfMany.Usage(), times)
             for sandbox in sandboxes { await sandbox.close() }
             return times
         }
@@ -250,17 +251,16 @@ final class MemoryOfMany: @unchecked Sendable {
         var stacks = MemoryOfMany.field("KernelStack:", of: "/proc/meminfo")
     }
 
-    func note(_ count: Int, _ before: Usage, _ after: Usage, firstHalf times: [UInt64]) {
-        guard count >= largest else { return }
-        largest = count
-        let half = times.count / 2
-        func median(_ values: ArraySlice<UInt64>) -> Double { Double(values.sorted()[values.count / 2]) }
+    /// - Parameter times: for each of the many, in the order in which they were made.
+    func note(_ before: Usage, _ after: Usage, _ times: [UInt64]) {
+        guard times.count >= largest else { return }
+        largest = times.count
+        let count = Double(times.count)
         fields = [
-            ("resident_kib_each", (after.resident - before.resident) / Double(count)),
-            ("slab_kib_each", (after.slab - before.slab) / Double(count)),
-            ("stack_kib_each", (after.stacks - before.stacks) / Double(count)),
+            ("resident_kib_each", (after.resident - before.resident) / count),
+            ("slab_kib_each", (after.slab - before.slab) / count),
+            ("stack_kib_each", (after.stacks - before.stacks) / count),
         ]
-        if half > 0 { fields.append(("last_half_to_first", median(times[half...]) / median(times[..<half]))) }
     }
 
     private static func field(_ name: String, of path: String) -> Double {

@@ -3,14 +3,19 @@ import Glibc
 import SystemPackage
 
 /// Counts what one call costs.
-struct CallMeter {
+struct CallMeter: Sendable {
     private var began = MonotonicTime.zero
     private var ended: MonotonicTime? = .zero
     /// The thread's CPU time at the beginning and at the end, where it is measured.
     private var cpuTimeBegan, cpuTimeEnded: UInt64?
+    /// The clock of the thread's CPU time, which other threads may read as well.
+    private var clock = CLOCK_THREAD_CPUTIME_ID
     /// Nanoseconds in which the call was held by a stop.
     var stopped: UInt64 = 0
     var exits: UInt64 = 0
+    /// Those of them in which a guest function had returned, and those in which only a signal had come.
+    var returns: UInt64 = 0
+    var interruptions: UInt64 = 0
     var hostCalls: UInt64 = 0
     var nestedCalls: UInt64 = 0
     var debugInterrupts: UInt64 = 0
@@ -22,24 +27,30 @@ struct CallMeter {
     init(measuringCPUTime: Bool) {
         began = .now
         ended = nil
-        if measuringCPUTime { cpuTimeBegan = MonotonicTime.nanoseconds(of: CLOCK_THREAD_CPUTIME_ID) }
+        guard measuringCPUTime else { return }
+        // Of the calling thread, so it exists. The word outlives the call.
+        unsafe _ = pthread_getcpuclockid(pthread_self(), &clock)
+        cpuTimeBegan = MonotonicTime.nanoseconds(of: CLOCK_THREAD_CPUTIME_ID)
     }
 
-    /// The call is over.
-    mutating func end() {
-        ended = .now
-        if cpuTimeBegan != nil { cpuTimeEnded = MonotonicTime.nanoseconds(of: CLOCK_THREAD_CPUTIME_ID) }
+    /// What it is if the call is over now.
+    func endingNow() -> CallMeter {
+        var meter = self
+        meter.ended = .now
+        if cpuTimeBegan != nil { meter.cpuTimeEnded = MonotonicTime.nanoseconds(of: CLOCK_THREAD_CPUTIME_ID) }
+        return meter
     }
 
     var duration: Duration { began.duration(to: ended ?? .now) }
+    var nanoseconds: UInt64 { (ended ?? .now).nanoseconds - began.nanoseconds }
 
-    /// What has been counted so far; on the virtual CPU's thread, whose CPU time it is.
+    /// What has been counted so far; on the virtual CPU's thread, or by whoever looks while that is in a host function.
     var statistics: CallStatistics {
         CallStatistics(
             duration: duration,
             stoppedDuration: .nanoseconds(Int64(clamping: stopped)),
             cpuTime: cpuTimeBegan.map { began in
-                .nanoseconds(Int64((cpuTimeEnded ?? MonotonicTime.nanoseconds(of: CLOCK_THREAD_CPUTIME_ID)) - began))
+                .nanoseconds(Int64((cpuTimeEnded ?? MonotonicTime.nanoseconds(of: clock)) - began))
             },
             exits: exits,
             hostCalls: hostCalls,
@@ -50,7 +61,7 @@ struct CallMeter {
 }
 
 /// One limit's timer: made for the first call that has such a limit, and kept for later ones.
-struct LimitTimer {
+final class LimitTimer {
     private let reason: CallState.Reason
     private var timer: Int32?
     private var isArmed = false
@@ -59,7 +70,7 @@ struct LimitTimer {
 
     init(_ reason: CallState.Reason) { self.reason = reason }
 
-    mutating func make(_ handle: LinuxInterruptHandle) throws(SandboxError) {
+    func make(_ handle: LinuxInterruptHandle) throws(SandboxError) {
         guard timer == nil else { return }
         switch handle.makeTimer(reason) {
         case .success(let made): timer = made
@@ -72,20 +83,20 @@ struct LimitTimer {
         }
     }
 
-    mutating func arm(_ handle: LinuxInterruptHandle, nanoseconds: UInt64) {
+    func arm(_ handle: LinuxInterruptHandle, nanoseconds: UInt64) {
         guard let timer else { return }
         isArmed = true
         handle.arm(timer, reason, nanoseconds: nanoseconds)
     }
 
-    mutating func disarm(_ handle: LinuxInterruptHandle) {
+    func disarm(_ handle: LinuxInterruptHandle) {
         guard isArmed, let timer else { return }
         isArmed = false
         handle.disarm(timer)
     }
 
     /// Stops the clock. Whether there is one that ran.
-    mutating func hold(_ handle: LinuxInterruptHandle) -> Bool {
+    func hold(_ handle: LinuxInterruptHandle) -> Bool {
         guard isArmed, let timer else { return false }
         left = handle.disarm(timer)
         // Over: its signal has come already, and asked for the end of the call.
@@ -97,7 +108,7 @@ struct LimitTimer {
         if let timer { handle.arm(timer, reason, nanoseconds: left) }
     }
 
-    mutating func delete() {
+    func delete() {
         if let timer { shim_timer_delete(timer) }
         timer = nil
     }

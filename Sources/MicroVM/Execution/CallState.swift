@@ -32,6 +32,8 @@ struct CallState: Equatable {
         case taskCancelled = 2
         case timeLimit = 3
         case cpuTimeLimit = 4
+        /// The call's thread has attempted what its confinement forbids.
+        case confinement = 5
 
         /// What the call ends with.
         var code: SandboxError.Code {
@@ -40,6 +42,7 @@ struct CallState: Equatable {
             case .taskCancelled: .taskCancelled
             case .timeLimit: .timeLimitExceeded
             case .cpuTimeLimit: .cpuTimeLimitExceeded
+            case .confinement: .confinementViolated
             }
         }
     }
@@ -49,7 +52,7 @@ struct CallState: Equatable {
     /// Why the call shall end, if it shall.
     var reason: Reason? {
         guard has(Self.cancel) else { return nil }
-        // Whoever sets CANCEL sets one of the four along with it.
+        // Whoever sets CANCEL sets one of the five along with it.
         return Reason(rawValue: (rawValue & Self.reasonMask) >> UInt64(SHIM_STATE_REASON_SHIFT)) ?? .killed
     }
 

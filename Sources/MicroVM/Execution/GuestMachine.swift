@@ -16,6 +16,9 @@ final class GuestMachine {
     private let initialRegisters: Registers
     private let initialSpecialRegisters: SpecialRegisters
     private let extendedState: Trampoline.ExtendedState
+    /// Whether the registers that are shared with the kernel are the initial special ones, and no events: it leaves
+    /// there what was put there last.
+    private var sharesInitialState = false
     /// Whether the guest's memory could not be given back to it after ``findAccess(clearInterrupt:)``.
     private var hasLostMemory = false
 
@@ -39,7 +42,11 @@ final class GuestMachine {
         do throws(Errno) {
             virtualMachine = try hypervisor.kvm.createVirtualMachine()
             unsafe try virtualMachine.setMemory(slot: 0, guestPhysicalAddress: 0, memory: memory.bytes)
-            virtualCPU = try virtualMachine.createVirtualCPU(mappingSize: hypervisor.virtualCPUMappingSize)
+            // Where only this machine has anything, if there is such a place.
+            virtualCPU = unsafe try virtualMachine.createVirtualCPU(
+                mappingSize: hypervisor.virtualCPUMappingSize,
+                mappingHint: memory.neighbour
+            )
             try virtualCPU.setCPUID(hypervisor.features.entries)
             var special = try hypervisor.initialSpecialRegisters(of: virtualCPU)
             Supervisor.configure(
@@ -68,6 +75,15 @@ final class GuestMachine {
 
     // MARK: - Registers
 
+    func setRegisters(
+        _ general: Registers,
+        _ special: SpecialRegisters,
+        _ events: VirtualCPUEvents?
+    ) throws(Errno) {
+        sharesInitialState = false
+        try Self.setRegisters(of: virtualCPU, hypervisor, general, special, events)
+    }
+
     private static func setRegisters(
         of virtualCPU: borrowing VirtualCPU,
         _ hypervisor: Hypervisor,
@@ -79,7 +95,7 @@ final class GuestMachine {
             // Taken over by the next KVM_RUN, for the price of no system call.
             virtualCPU.sharedRegisters = general
             virtualCPU.sharedSpecialRegisters = special
-            virtualCPU.dirtyShared = [.registers, .specialRegisters]
+            virtualCPU.dirtyShared.formUnion([.registers, .specialRegisters])
         } else {
             try virtualCPU.setSpecialRegisters(special)
             try virtualCPU.setRegisters(general)
@@ -103,6 +119,13 @@ final class GuestMachine {
         // Those that have been set and not been taken over yet, or the kernel's.
         let isSet = virtualCPU.dirtyShared.contains(.specialRegisters)
         return isSet ? virtualCPU.sharedSpecialRegisters : try virtualCPU.specialRegisters()
+    }
+
+    /// What is about to be delivered.
+    private func events() throws(Errno) -> VirtualCPUEvents {
+        // The kernel still has an exception that has been forgotten since the last entry.
+        let isSet = virtualCPU.dirtyShared.contains(.events)
+        return isSet ? virtualCPU.sharedEvents : try virtualCPU.events()
     }
 
     /// Makes every register what it was before the guest first ran: at the next entry, and but for one case without a
@@ -130,10 +153,19 @@ final class GuestMachine {
                 try virtualCPU.setExtendedControlRegisters([state])
             }
         }
-        try Self.setRegisters(of: virtualCPU, hypervisor, general, initialSpecialRegisters, VirtualCPUEvents())
+        if sharesInitialState {
+            virtualCPU.sharedRegisters = general
+            virtualCPU.dirtyShared = [.registers, .specialRegisters, .events]
+            return
+        }
+        try setRegisters(general, initialSpecialRegisters, VirtualCPUEvents())
+        sharesInitialState = hypervisor.sharesRegisters && hypervisor.sharesEvents
     }
 
     // MARK: - The state of a call that is held
+
+    /// XCR0, as far as KVM has been told; a guest can have more.
+    var extendedStateComponents: UInt64 { hypervisor.features.extendedState }
 
     /// All that a virtual CPU knows of a call it is in the middle of.
     struct CallRegisters: Sendable {
@@ -159,13 +191,14 @@ final class GuestMachine {
     func callRegisters(clearInterrupt: () -> Void) throws(Errno) -> CallRegisters {
         let general = try registers()
         let special = try specialRegisters()
-        let events = try virtualCPU.events()
+        let events = try events()
         // The library's own pages, inside the memory.
         let area = unsafe memory.hostBytes(
             at: AddressSpace.vectorState.lowerBound,
             count: AddressSpace.vectorState.count
         )
         let before = unsafe Array(area)
+        memory.forgetWritten()
         // XSAVE leaves out what is initial, and believes the header.
         unsafe area.initializeMemory(as: UInt8.self, repeating: 0)
         let state: [UInt8]
@@ -176,11 +209,11 @@ final class GuestMachine {
         } catch {
             // The call goes on where it was, with or without a snapshot.
             unsafe area.copyBytes(from: before)
-            try Self.setRegisters(of: virtualCPU, hypervisor, general, special, events)
+            try setRegisters(general, special, events)
             throw error
         }
         let used = state.lastIndex { $0 != 0 }.map { $0 + 1 } ?? 0
-        try Self.setRegisters(of: virtualCPU, hypervisor, general, special, events)
+        try setRegisters(general, special, events)
         return CallRegisters(
             general: general,
             system: .whole(special, events),
@@ -196,19 +229,20 @@ final class GuestMachine {
         )
         guard registers.extendedState.count <= area.count else { throw .invalidArgument }
         let before = unsafe Array(area)
+        memory.forgetWritten()
         unsafe area.initializeMemory(as: UInt8.self, repeating: 0)
         unsafe area.copyBytes(from: registers.extendedState)
         defer { unsafe area.copyBytes(from: before) }
         try runStub(extendedState.load, clearInterrupt)
         switch registers.system {
         case .whole(let special, let events):
-            try Self.setRegisters(of: virtualCPU, hypervisor, registers.general, special, events)
+            try setRegisters(registers.general, special, events)
         case .user(let fsBase, let gsBase, let selectors):
             var special = initialSpecialRegisters
             Supervisor.setUserState(of: &special, fsBase: fsBase, gsBase: gsBase, selectors: selectors)
             var general = registers.general
             general.rflags = general.rflags & Supervisor.userFlags | initialRegisters.rflags
-            try Self.setRegisters(of: virtualCPU, hypervisor, general, special, VirtualCPUEvents())
+            try setRegisters(general, special, VirtualCPUEvents())
         }
     }
 
@@ -216,7 +250,7 @@ final class GuestMachine {
     private func runStub(_ address: UInt64, _ clearInterrupt: () -> Void) throws(Errno) {
         var general = initialRegisters
         general.rip = address
-        try Self.setRegisters(of: virtualCPU, hypervisor, general, initialSpecialRegisters, VirtualCPUEvents())
+        try setRegisters(general, initialSpecialRegisters, VirtualCPUEvents())
         while true {
             clearInterrupt()
             switch try virtualCPU.run() {
@@ -226,6 +260,62 @@ final class GuestMachine {
                 return
             default: throw .notSupported
             }
+        }
+    }
+
+    // MARK: - Debugging
+
+    /// Sets the general registers at the next entry.
+    func setRegisters(_ general: Registers) throws(Errno) {
+        if hypervisor.sharesRegisters {
+            virtualCPU.sharedRegisters = general
+            virtualCPU.dirtyShared.insert(.registers)
+        } else {
+            try virtualCPU.setRegisters(general)
+        }
+    }
+
+    /// The general registers, with the trace flag cleared, and a debug exception forgotten that it may have caused in
+    /// the meantime.
+    func registersWithoutTrace() throws(Errno) -> Registers {
+        var general = try registers()
+        guard general.rflags & Supervisor.traceFlag != 0 else { return general }
+        general.rflags &= ~Supervisor.traceFlag
+        try setRegisters(general, try specialRegisters(), VirtualCPUEvents())
+        return general
+    }
+
+    /// Whether the guest was left between an exception and its stub's report.
+    ///
+    /// - Parameter tracing: whether that can be one of the trace flag's that has not got to its stub. The flag itself
+    ///   may be gone again: `popf` has taken it away by the time the exception comes.
+    func isExceptionUnderWay(tracing: Bool) throws(Errno) -> Bool {
+        let stubs = UInt64(SHIM_SUPERVISOR_CODE)..<UInt64(SHIM_SUPERVISOR_TABLES)
+        if stubs.contains(try registers().rip) { return true }
+        guard tracing else { return false }
+        let exception = try events().exception
+        return exception.vector == 1 && (exception.injected || exception.pending)
+    }
+
+    /// Puts the guest back to where an exception was raised, as if there had been none.
+    ///
+    /// - Parameter rip: the instruction it goes on with.
+    func returnFromException(_ frame: Supervisor.ExceptionFrame, to rip: UInt64) throws(Errno) {
+        var general = try registers()
+        (general.rip, general.rsp, general.rflags) = (rip, frame.rsp, frame.rflags)
+        var special = try specialRegisters()
+        // The others are what they were: the processor changes no more when it enters the stub.
+        (special.cs, special.ss) = (initialSpecialRegisters.cs, initialSpecialRegisters.ss)
+        try setRegisters(general, special, VirtualCPUEvents())
+    }
+
+    /// Lets the stub of an exception do its work: one that has begun is always finished.
+    func runStub(clearInterrupt: () -> Void) throws(Errno) -> Exit {
+        while true {
+            clearInterrupt()
+            let exit = try virtualCPU.run()
+            if case .interrupted = exit { continue }
+            return exit
         }
     }
 
@@ -241,7 +331,7 @@ final class GuestMachine {
             let before = try registers()
             let special = try specialRegisters()
             var stepping = before
-            stepping.rflags |= 1 << 8
+            stepping.rflags |= Supervisor.traceFlag
             let parts = memory.accessible
             var found: (address: UInt64, access: GuestFault.Access)?
             do throws(Errno) {
@@ -254,7 +344,7 @@ final class GuestMachine {
                         memory: bytes
                     )
                 }
-                try Self.setRegisters(of: virtualCPU, hypervisor, stepping, special, nil)
+                try setRegisters(stepping, special, nil)
                 found = runForAccess(clearInterrupt)
                 // KVM has the access half done and would go on with it at the next entry, whatever the registers say
                 // then: it is to finish here, each of its parts.
@@ -269,7 +359,7 @@ final class GuestMachine {
             } catch {
                 hasLostMemory = true
             }
-            try Self.setRegisters(of: virtualCPU, hypervisor, before, special, VirtualCPUEvents())
+            try setRegisters(before, special, VirtualCPUEvents())
             return found
         } catch {
             return nil

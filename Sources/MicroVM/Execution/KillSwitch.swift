@@ -27,6 +27,9 @@ public struct KillSwitch: Sendable {
     let call: PendingCall
     let interruptHandle: LinuxInterruptHandle
 
+    /// Whether the call has had its turn, and is under way or over. Also true of one that was over before its turn.
+    public var hasBegun: Bool { call.hasBegun }
+
     /// Ends the call.
     ///
     /// Where the guest is running, blocks until it has left it.
@@ -78,6 +81,15 @@ final class PendingCall: Sendable {
             ordering: .acquiringAndReleasing
         ).original
         return Self.stage(original)
+    }
+
+    /// Whether it is under way or over.
+    fileprivate var hasBegun: Bool {
+        // Acquiring; partner: `begin`.
+        switch Self.stage(word.load(ordering: .acquiring)) {
+        case .begun, .over: true
+        case .pending, .cancelled: false
+        }
     }
 
     /// The call has begun under a number, and can be ended by it from now on. Why it shall end at once, if it has been

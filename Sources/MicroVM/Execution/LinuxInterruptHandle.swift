@@ -7,7 +7,7 @@ import Synchronization
 /// read-modify-write that sets RUNNING and tells whether somebody has asked to get out; asking is one that sets a
 /// request and tells whether the guest is running and must be kicked. Whichever comes second sees the first, so no
 /// request is lost. A kick sets `kvm_run.immediate_exit` and sends a signal to the virtual CPU's thread, and is
-/// repeated until the virtual CPU has left the guest.
+/// repeated, less and less often, until the virtual CPU has left the guest.
 ///
 /// Comments of the form "model:" name the same step in docs/models/interrupt.pml.
 @safe public final class LinuxInterruptHandle: Sendable {
@@ -44,13 +44,16 @@ import Synchronization
     private nonisolated(unsafe) let state: UnsafeMutablePointer<Atomic<UInt64>>
     private nonisolated(unsafe) let departures: UnsafeMutablePointer<Atomic<UInt32>>
     private nonisolated(unsafe) let attention: UnsafeMutablePointer<Atomic<UInt32>>
+    /// How many threads may be sending a signal, and whether new ones are turned away.
+    private nonisolated(unsafe) let senders: UnsafeMutablePointer<Atomic<UInt32>>
     /// How many threads sleep, or are about to, until the virtual CPU has left the guest.
     private let sleepers = Atomic<UInt32>(0)
-    /// How many threads may be sending a signal, and whether new ones are turned away.
-    private let senders = Atomic<UInt32>(0)
     private let spuriousKickCount = Atomic<UInt64>(0)
     private let signal: Int32
     private let retryDelayNanoseconds: UInt64
+    /// A thread gets through with a few signals a second wherever it runs, and a kick that nothing has come of is not
+    /// waited for much longer than that.
+    private static let longestRetryDelay: UInt64 = 250_000_000
     let stops = Locked(StopCounts())
     private let endOfWaits = Locked<(@Sendable () -> Void)?>(nil)
     let points = SynchronizationPoints()
@@ -68,6 +71,7 @@ import Synchronization
         unsafe state = word(\.state).assumingMemoryBound(to: Atomic<UInt64>.self)
         unsafe departures = word(\.departures).assumingMemoryBound(to: Atomic<UInt32>.self)
         unsafe attention = word(\.attention).assumingMemoryBound(to: Atomic<UInt32>.self)
+        unsafe senders = word(\.senders).assumingMemoryBound(to: Atomic<UInt32>.self)
     }
 
     deinit { unsafe target.deallocate() }
@@ -79,7 +83,7 @@ import Synchronization
     /// Whether the sandbox is closed or gone, so that nothing is left to interrupt.
     public var isDropped: Bool {
         // Acquiring: partner of the closing in `close()`.
-        senders.load(ordering: .acquiring) & Self.sendersClosed != 0
+        unsafe senders.pointee.load(ordering: .acquiring) & Self.sendersClosed != 0
     }
 
     // MARK: - Requests, from any thread
@@ -229,7 +233,14 @@ import Synchronization
     // MARK: - Kicks
 
     /// Kicks until the virtual CPU is out of the guest, or in it for a later call or with nobody left who objects.
+    ///
+    /// Signals are queued, and the thread does nothing else before it has handled all of them. Those of several threads
+    /// that sent them at a steady pace could come faster than it gets through with them: it may have to share a slow
+    /// processor with all who send. So each of them waits twice as long as the time before, up to a quarter of a
+    /// second.
     private func kickUntilOut(of number: UInt64) {
+        var delay = retryDelayNanoseconds
+        var isFirst = true
         while true {
             // Acquiring, and read before the state: a departure in between changes the word and ends the wait at once.
             let seen = unsafe departures.pointee.load(ordering: .acquiring)
@@ -240,10 +251,12 @@ import Synchronization
             // A full signal queue (EAGAIN) is the only failure while the thread lives: tried again like a lost kick.
             // model: kick_signal
             _ = unsafe shim_interrupt_send(target, signal)
-            if isDeparture(after: seen) { continue }
+            if isFirst, isDeparture(after: seen) { continue }
+            isFirst = false
             // Maybe it waits for a page, which a signal does not end on every kernel. A stop can wait for that, too.
             if now.reason != nil { endOfWaits.withLock { $0 }?() }
-            sleep(until: seen)
+            sleep(until: seen, nanoseconds: delay)
+            delay = max(delay, min(delay, Self.longestRetryDelay / 2) * 2)
         }
     }
 
@@ -265,12 +278,12 @@ import Synchronization
         return false
     }
 
-    private func sleep(until seen: UInt32) {
+    private func sleep(until seen: UInt32, nanoseconds: UInt64) {
         // Sequentially consistent, like the addition in `leave` and the load in `wakeSleepers`: either this sleeper is
         // seen there, or the kernel finds the word changed here.
         sleepers.wrappingAdd(1, ordering: .sequentiallyConsistent)
         unsafe departures.withMemoryRebound(to: UInt32.self, capacity: 1) {
-            unsafe shim_futex_wait($0, seen, retryDelayNanoseconds)
+            unsafe shim_futex_wait($0, seen, nanoseconds)
         }
         sleepers.wrappingSubtract(1, ordering: .relaxed)
     }
@@ -279,14 +292,19 @@ import Synchronization
     private func registerSender() -> Bool {
         // Acquiring: partner of the last `unregisterSender` or of `attach`, so the target is complete.
         // model: sender_register
-        if senders.wrappingAdd(1, ordering: .acquiring).oldValue & Self.sendersClosed == 0 { return true }
+        let before = unsafe senders.pointee.wrappingAdd(1, ordering: .acquiring).oldValue
+        if before & Self.sendersClosed == 0 { return true }
         unregisterSender()
         return false
     }
 
     private func unregisterSender() {
         // Releasing: partner of the acquiring load in `close`; all use of the target is over. model: sender_unregister
-        senders.wrappingSubtract(1, ordering: .releasing)
+        let now = unsafe senders.pointee.wrappingSubtract(1, ordering: .releasing).newValue
+        // The last one after the closing, which may be waiting for that.
+        if now == Self.sendersClosed {
+            unsafe senders.withMemoryRebound(to: UInt32.self, capacity: 1) { unsafe shim_futex_wake_all($0) }
+        }
     }
 
     // MARK: - The virtual CPU's thread
@@ -303,9 +321,13 @@ import Synchronization
     /// Turns away new senders, waits for those that are there, and ends the attachment. The thread's last act.
     func close() {
         // Releasing: whoever is turned away by this bit sees nothing of the target any more. model: thread_close
-        senders.bitwiseOr(Self.sendersClosed, ordering: .acquiringAndReleasing)
-        // Acquiring: partner of `unregisterSender`. A sender leaves as soon as RUNNING is clear, so this is short.
-        while senders.load(ordering: .acquiring) != Self.sendersClosed { shim_thread_yield() }
+        var seen = unsafe senders.pointee.bitwiseOr(Self.sendersClosed, ordering: .acquiringAndReleasing).newValue
+        // A sender leaves as soon as RUNNING is clear, so this is short.
+        while seen != Self.sendersClosed {
+            unsafe senders.withMemoryRebound(to: UInt32.self, capacity: 1) { unsafe shim_futex_wait($0, seen, 0) }
+            // Acquiring: partner of `unregisterSender`.
+            seen = unsafe senders.pointee.load(ordering: .acquiring)
+        }
         unsafe target.pointee.immediate_exit = nil
         shim_interrupt_attach(nil)
     }

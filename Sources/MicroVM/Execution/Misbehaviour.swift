@@ -12,6 +12,8 @@ struct Misbehaviour: Error {
     var underlyingError: (any Error)?
     /// Whether the guest is waiting in an import, so that the caller of the import is where it happened.
     var isInHostCall = false
+    /// All that was found out about it, where somebody has looked already.
+    var fault: GuestFault?
 
     init(
         _ kind: GuestFault.Kind,
@@ -74,12 +76,14 @@ extension RunLoop {
 
     /// Finds out all there is to know about what the guest did.
     func fault(_ misbehaviour: Misbehaviour) -> GuestFault {
+        if let fault = misbehaviour.fault { return fault }
         guard let registers = try? completedRegisters() else {
             return makeFault(misbehaviour, registers: GuestRegisters(), place: 0)
         }
         if let vector = misbehaviour.vector {
-            let frame = Supervisor.exceptionFrame(vector: vector, registers: registers, memory: machine.memory)
-            if let frame { return exceptionFault(vector: vector, frame: frame, registers: GuestRegisters(registers)) }
+            if let frame = exceptionFrame(vector: vector, registers: registers) {
+                return exceptionFault(vector: vector, frame: frame, registers: GuestRegisters(registers))
+            }
             // Ring 3 used the port of a stub.
             let forged = Misbehaviour(.portAccess, port: UInt16(SHIM_EXCEPTION_PORT_BASE) + UInt16(vector))
             return portAccessFault(forged, registers: GuestRegisters(registers))
@@ -88,6 +92,13 @@ extension RunLoop {
         if misbehaviour.kind == .portAccess { return portAccessFault(misbehaviour, registers: general) }
         let place = misbehaviour.isInHostCall ? guestCodeAddress(general) : general.rip
         return makeFault(misbehaviour, registers: general, place: place)
+    }
+
+    /// The frame of the exception whose stub is at work, if one is.
+    func exceptionFrame(vector: UInt8, registers: Registers) -> Supervisor.ExceptionFrame? {
+        var frame = Supervisor.exceptionFrame(vector: vector, registers: registers, memory: machine.memory)
+        if debugging.isTracing { frame?.rflags &= ~Supervisor.traceFlag }
+        return frame
     }
 
     private func makeFault(
@@ -106,7 +117,8 @@ extension RunLoop {
             message: misbehaviour.message,
             instructionPointer: place,
             symbol: symbol(at: place),
-            registers: registers
+            registers: registers,
+            backtrace: backtrace(registers)
         )
     }
 

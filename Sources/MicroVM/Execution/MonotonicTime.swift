@@ -1,7 +1,7 @@
 import Glibc
 
 /// A point on CLOCK_MONOTONIC, in nanoseconds. Read without a system call; cheaper than a clock's instant.
-struct MonotonicTime {
+struct MonotonicTime: Sendable {
     var nanoseconds: UInt64
 
     static let zero = MonotonicTime(nanoseconds: 0)

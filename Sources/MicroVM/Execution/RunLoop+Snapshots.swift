@@ -9,17 +9,25 @@ extension RunLoop {
         }
         try snapshot.check(module, image)
         willRestore()
-        let pages = try machine.memory.restore(
-            to: snapshot.memory,
-            keeping: configuration.residentMemoryAfterRestore
-        )
-        do throws(Errno) {
-            try machine.reset(isBroken: isMachineBroken)
+        let pages: RestoredPages
+        do throws(SandboxError) {
+            pages = try machine.memory.restore(
+                to: snapshot.memory,
+                keeping: configuration.residentMemoryAfterRestore,
+                countsFaults: true
+            )
+            do throws(Errno) {
+                try machine.reset(isBroken: isMachineBroken)
+            } catch {
+                throw SandboxError(.systemCallFailed, "KVM does not take the registers.", underlyingError: error)
+            }
         } catch {
-            throw SandboxError(.systemCallFailed, "KVM does not take the registers.", underlyingError: error)
+            observer?.restoreFailed(error)
+            throw error
         }
-        knowServedMemory()
+        if !machine.memory.windows.isEmpty { knowServedMemory() }
         didRestore(snapshot.suspendedCall)
+        observer?.restored(pages)
         return RestoreStatistics(pagesCopied: pages.copied, pagesDropped: pages.dropped)
     }
 
@@ -75,7 +83,9 @@ extension RunLoop {
         do throws(Errno) {
             try machine.setCallRegisters(call.registers) { interruptHandle.clearImmediateExit() }
         } catch {
-            throw SandboxError(.systemCallFailed, "KVM does not take the registers.", underlyingError: error)
+            let error = SandboxError(.systemCallFailed, "KVM does not take the registers.", underlyingError: error)
+            observer?.callEnds(.failed, error)
+            throw error
         }
         try run(suspended: call)
     }

@@ -6,17 +6,22 @@ private final class HostFunctionOutcome: Sendable {
 /// Waiting inside a call: on the virtual CPU's thread, which meanwhile does what others need of it.
 extension RunLoop {
     /// Holds the call before its next entry while a stop is in force and no kill overrides it.
-    func park() {
+    func park() { hold(stoppingClock: !configuration.countsStoppedTime) { interruptHandle.isStopped } }
+
+    /// Holds the call between two instructions of the guest for as long as a condition is met and no kill overrides it.
+    /// Whoever changes the condition wakes the thread.
+    func hold(stoppingClock: Bool, while condition: () -> Bool) {
         isParked = true
         defer { isParked = false }
         interruptHandle.wakeSleepers()
         let began = MonotonicTime.now
-        let isTimerHeld = !configuration.countsStoppedTime && timer.hold(interruptHandle)
+        let isTimerHeld = stoppingClock && timer.hold(interruptHandle)
         interruptHandle.wait { state in
             // The mailbox holds what the guest is to do next, which a nested call would overwrite.
-            if thread.runInterludes(.observation) { return .again }
+            let hasRun = thread.runInterludes(.observation, .inspection)
             let isKilled = state.reason != nil && !interruptHandle.isHeldAgainstKills
-            return isKilled || !interruptHandle.isStopped ? .over : .sleep()
+            if isKilled || !condition() { return .over }
+            return hasRun ? .again : .sleep()
         }
         meter.stopped += MonotonicTime.now.nanoseconds - began.nanoseconds
         if isTimerHeld { timer.goOn(interruptHandle) }
@@ -55,7 +60,9 @@ extension RunLoop {
     /// Sleeps in a host function.
     ///
     /// - Returns: whether all of the time has passed; false when the call shall end.
-    func sleep(nanoseconds: UInt64) -> Bool {
+    func sleep(nanoseconds: UInt64) -> Bool { thread.withCustody { sleepInCustody(nanoseconds: nanoseconds) } }
+
+    private func sleepInCustody(nanoseconds: UInt64) -> Bool {
         let (end, isTooLong) = MonotonicTime.now.nanoseconds.addingReportingOverflow(nanoseconds)
         var hasPassed = false
         interruptHandle.wait { state in

@@ -7,9 +7,14 @@
 final class RunLoopReference: @unchecked Sendable {
     let thread: VirtualCPUThread
     let interruptHandle: LinuxInterruptHandle
+    let addressSpace: AddressSpace
     var value: RunLoop?
+    /// Who debugs the sandbox, or waits for somebody who will.
+    let debugger = Locked<Debugger?>(nil)
+    let looks = LookSchedule()
 
-    init(thread: VirtualCPUThread, interruptHandle: LinuxInterruptHandle) {
+    init(thread: VirtualCPUThread, interruptHandle: LinuxInterruptHandle, addressSpace: AddressSpace) {
+        self.addressSpace = addressSpace
         self.thread = thread
         self.interruptHandle = interruptHandle
     }

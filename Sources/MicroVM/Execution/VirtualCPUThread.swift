@@ -15,12 +15,14 @@ import SystemPackage
         case finish(@Sendable () -> Void)
     }
 
-    /// What an interlude does.
+    /// What an interlude does, and so when it may run.
     enum Interlude {
         /// Calls the guest.
         case nestedCall
         /// Looks, and changes nothing.
         case observation
+        /// Looks, and keeps away from all that a synchronous host function may use: it need not wait for one.
+        case inspection
     }
 
     private struct Queue {
@@ -30,29 +32,62 @@ import SystemPackage
         var isFinished = false
     }
 
+    /// Who may look at what belongs to the thread.
+    private enum Custody {
+        /// The thread itself.
+        static let own: UInt32 = 0
+        /// Whoever comes first: the thread is in a synchronous host function.
+        static let offered: UInt32 = 1
+        /// Somebody else, whom the thread waits for when its host function ends.
+        static let taken: UInt32 = 2
+    }
+
     private let queue = Locked(Queue())
     /// Changes whenever work arrives for a sleeping thread: what it sleeps on. Freed in `deinit`, which comes after
     /// the thread's end, because the thread holds this object.
     private nonisolated(unsafe) let wakeUps: UnsafeMutablePointer<Atomic<UInt32>>
 
-    private let interruptHandle: LinuxInterruptHandle
+    /// One of ``Custody``; what the thread sleeps on when it is taken. Freed as `wakeUps` is.
+    private nonisolated(unsafe) let custody: UnsafeMutablePointer<Atomic<UInt32>>
+    /// How many inspections are in the queue.
+    private let inspections = Atomic<UInt32>(0)
+    /// Whether a host function is at work, and not waiting for the thread in turn; the thread's own.
+    private nonisolated(unsafe) var isOffering = false
 
-    private init(_ interruptHandle: LinuxInterruptHandle) {
+    /// How many jobs have begun; the thread's own.
+    private nonisolated(unsafe) var jobCount: UInt64 = 0
+    /// The number of the job that runs; asked on the thread.
+    var jobNumber: UInt64 { unsafe jobCount }
+
+    private let interruptHandle: LinuxInterruptHandle
+    /// Whether the thread puts its role's filter on, where the process is confined.
+    private let isConfined: Bool
+
+    private init(_ interruptHandle: LinuxInterruptHandle, isConfined: Bool) {
         self.interruptHandle = interruptHandle
+        self.isConfined = isConfined
         unsafe wakeUps = .allocate(capacity: 1)
         unsafe wakeUps.initialize(to: Atomic(0))
+        unsafe custody = .allocate(capacity: 1)
+        unsafe custody.initialize(to: Atomic(Custody.own))
         queue.withLock { $0.work.reserveCapacity(8) }
     }
 
     deinit {
         unsafe wakeUps.deinitialize(count: 1)
         unsafe wakeUps.deallocate()
+        unsafe custody.deinitialize(count: 1)
+        unsafe custody.deallocate()
     }
 
     /// Begins a thread that the handle's kicks are sent to, and that lets `signal` through and no other asynchronous
     /// one.
-    static func start(_ interruptHandle: LinuxInterruptHandle, signal: Int32) throws(SandboxError) -> VirtualCPUThread {
-        let thread = VirtualCPUThread(interruptHandle)
+    static func start(
+        _ interruptHandle: LinuxInterruptHandle,
+        signal: Int32,
+        isConfined: Bool
+    ) throws(SandboxError) -> VirtualCPUThread {
+        let thread = VirtualCPUThread(interruptHandle, isConfined: isConfined)
         var handle = pthread_t()
         let retained = unsafe Unmanaged.passRetained(thread)
         let code = unsafe shim_thread_create(&handle, signal, threadMain, retained.toOpaque())
@@ -81,35 +116,106 @@ import SystemPackage
     var isCurrent: Bool { unsafe shim_thread_owner() == mark }
 
     /// Runs a block on the thread as soon as it has nothing to run, or waits inside a call: held by a stop, or for a
-    /// host function. Only between two jobs and while it waits does the thread look for interludes. After its end the
-    /// caller runs them, who finds nothing left to work on.
+    /// host function. Only between two jobs and while it waits does the thread look for interludes. Inspections the
+    /// caller runs himself while a synchronous host function is at work; and after the thread's end all, which find
+    /// nothing left to work on.
     func addInterlude(_ kind: Interlude, _ interlude: @escaping @Sendable () -> Void) {
         let (mustWake, isFinished) = queue.withLock { queue in
             if queue.isFinished { return (false, true) }
             queue.interludes.append((kind, interlude))
+            // Sequentially consistent; partner: `offerCustody`. Either the thread finds this, or the offer is found.
+            if kind == .inspection { inspections.wrappingAdd(1, ordering: .sequentiallyConsistent) }
             defer { queue.isSleeping = false }
             return (queue.isSleeping, false)
         }
         if isFinished { return interlude() }
         if mustWake { wake() }
         interruptHandle.wakeIfWaiting()
+        if kind == .inspection { inspectInPlace() }
     }
 
-    /// Runs the interludes there are, or those of one kind, on the thread itself. Whether there were any.
-    func runInterludes(_ kind: Interlude? = nil) -> Bool {
+    /// Runs the interludes there are, or those of some kinds, on the thread itself. Whether there were any. Those that
+    /// come meanwhile are left for the next time, so that whoever always adds another one holds up nothing else.
+    func runInterludes(_ kinds: Interlude...) -> Bool {
+        var left = queue.withLock { $0.interludes.count }
         var hasRun = false
         // One by one: a nested call may have to wait for one that comes after it.
-        while let interlude = nextInterlude(kind) {
+        while left > 0, let interlude = nextInterlude(kinds) {
             interlude()
+            left -= 1
             hasRun = true
         }
         return hasRun
     }
 
-    private func nextInterlude(_ kind: Interlude?) -> (@Sendable () -> Void)? {
+    private func nextInterlude(_ kinds: [Interlude]) -> (@Sendable () -> Void)? {
         queue.withLock { queue in
-            let index = queue.interludes.firstIndex { kind == nil || $0.kind == kind }
-            return index.map { queue.interludes.remove(at: $0).body }
+            let index = queue.interludes.firstIndex { kinds.isEmpty || kinds.contains($0.kind) }
+            guard let index else { return nil }
+            let (kind, body) = queue.interludes.remove(at: index)
+            if kind == .inspection { inspections.wrappingSubtract(1, ordering: .relaxed) }
+            return body
+        }
+    }
+
+    // MARK: Custody
+
+    /// Runs a synchronous host function, while others may look at what belongs to the thread.
+    func offeringCustody<Result>(_ body: () throws -> Result) rethrows -> Result {
+        offerCustody()
+        defer { takeCustodyBack() }
+        return try body()
+    }
+
+    /// Does something for the host function that is at work, on the thread, with nobody looking.
+    func withCustody<Result>(_ body: () throws -> Result) rethrows -> Result {
+        guard unsafe isOffering else { return try body() }
+        takeCustodyBack()
+        defer { offerCustody() }
+        return try body()
+    }
+
+    private func offerCustody() {
+        unsafe isOffering = true
+        while true {
+            // Sequentially consistent, also the load; partner: `addInterlude`.
+            unsafe custody.pointee.store(Custody.offered, ordering: .sequentiallyConsistent)
+            if inspections.load(ordering: .sequentiallyConsistent) == 0 { return }
+            takeCustodyBack()
+            _ = runInterludes(.inspection)
+            unsafe isOffering = true
+        }
+    }
+
+    private func takeCustodyBack() {
+        unsafe isOffering = false
+        while true {
+            // Acquiring: partner of the store in `inspectInPlace`.
+            let (isOwn, found) = unsafe custody.pointee.compareExchange(
+                expected: Custody.offered,
+                desired: Custody.own,
+                ordering: .acquiring
+            )
+            if isOwn { return }
+            unsafe custody.withMemoryRebound(to: UInt32.self, capacity: 1) { unsafe shim_futex_wait($0, found, 0) }
+        }
+    }
+
+    /// Runs the inspections there are on the calling thread, where custody is to be had.
+    private func inspectInPlace() {
+        // Sequentially consistent, also the load; partner: `offerCustody`.
+        while inspections.load(ordering: .sequentiallyConsistent) != 0,
+            unsafe custody.pointee.compareExchange(
+                expected: Custody.offered,
+                desired: Custody.taken,
+                ordering: .sequentiallyConsistent
+            ).exchanged
+        {
+            _ = runInterludes(.inspection)
+            // Releasing: what was done here is seen by whoever has custody next. Only the thread itself can wait for
+            // it.
+            unsafe custody.pointee.store(Custody.offered, ordering: .sequentiallyConsistent)
+            unsafe custody.withMemoryRebound(to: UInt32.self, capacity: 1) { unsafe shim_futex_wake_all($0) }
         }
     }
 
@@ -163,9 +269,14 @@ import SystemPackage
         batch.reserveCapacity(8)
         while true {
             waitForWork(into: &batch)
+            // Each time, because the process may have been confined after the thread had begun: nothing of the guest
+            // runs before this.
+            if isConfined { shim_thread_confine(SHIM_ROLE_VIRTUAL_CPU) }
             for work in batch {
                 switch work {
-                case .job(let job): unsafe job.runSynchronously(on: asUnownedSerialExecutor())
+                case .job(let job):
+                    unsafe jobCount &+= 1
+                    unsafe job.runSynchronously(on: asUnownedSerialExecutor())
                 case .block(let block): block()
                 case .finish(let last):
                     last()

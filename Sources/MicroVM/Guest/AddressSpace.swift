@@ -7,10 +7,11 @@ import CShims
 /// its guards, the thread-local block, the module's image, the heap, the windows, and last the page tables, which are
 /// not mapped at all. Regions never touch unless they belong together, so running off one of them faults.
 ///
-/// What every call touches lies in two stretches of 2 MiB: the mailbox and the arena's beginning in one; in the other
-/// the stack's top, the variables of a small module and the heap's beginning. Finding written pages costs time for each
-/// such stretch.
-struct AddressSpace: Sendable {
+/// To find the pages that were written costs time for each stretch of 2 MiB of the host's addresses that has any, and
+/// for each page of it, written or not. So the host places a memory where ``hostBoundary`` begins a stretch: what calls
+/// write of the library's pages, and the arena's beginning, are the few last pages of one; the stack's top, the
+/// variables of a small module and the heap's beginning lie in another.
+final class AddressSpace: Sendable {
     /// One contiguous stretch of guest memory with the same permissions.
     struct Region: Sendable {
         var range: Range<UInt64>
@@ -31,6 +32,9 @@ struct AddressSpace: Sendable {
     static let vectorState = UInt64(SHIM_VECTOR_STATE)..<UInt64(SHIM_VECTOR_STATE + SHIM_VECTOR_STATE_SIZE)
     /// Below it nothing is mapped, and nothing above ``heap`` is ever written by a guest but windows.
     static let lowestPage = UInt64(SHIM_SUPERVISOR_CODE)
+    /// The part of the argument arena, and of the stack, that is to lie near to what else calls write.
+    private static let usualArenaSize: UInt64 = 256 << 10
+    private static let usualStackSize: UInt64 = 128 << 10
     /// Room behind the thread pointer: its own address, and the canary at +0x28.
     static let threadControlBlockSize: UInt64 = 64
 
@@ -50,6 +54,12 @@ struct AddressSpace: Sendable {
     /// Where files and memory of the host can be mapped.
     let windows: [Range<UInt64>]
     let pageTables: Range<UInt64>
+    /// The address that the host is to place at a multiple of 2 MiB: less than that, and a multiple of 64 KiB. Nothing
+    /// but time depends on it.
+    let hostBoundary: UInt64
+    /// The pages that ring 3 or an exception can write, outside of windows, in ascending order; those that touch are
+    /// one.
+    let writablePages: [Range<Int>]
     /// What it was laid out for.
     let sizes: Sizes
 
@@ -122,8 +132,13 @@ struct AddressSpace: Sendable {
         arena = arenaBase..<arenaBase + sizes.arenaSize
         regions.append(Region(range: arena, permissions: [.read, .write]))
 
-        let stackBase = arena.upperBound + Self.stackGuardSize
-        stack = stackBase..<stackBase + sizes.stackSize
+        let boundary = (arenaBase + min(sizes.arenaSize, Self.usualArenaSize)).roundedUp(to: Self.guardSize)
+        hostBoundary = boundary % Self.largePageSize
+        // As low as the guard allows, with its usual part at the beginning of a stretch.
+        let lowestEnd = arena.upperBound + Self.stackGuardSize + sizes.stackSize
+        let hotBase = boundary + (lowestEnd - Self.usualStackSize - boundary).roundedUp(to: Self.largePageSize)
+        let stackEnd = hotBase + Self.usualStackSize
+        stack = stackEnd - sizes.stackSize..<stackEnd
         regions.append(Region(range: stack, permissions: [.read, .write]))
 
         let threadLocalBase = stack.upperBound + Self.guardSize
@@ -156,12 +171,41 @@ struct AddressSpace: Sendable {
         let tablesBase = end + Self.guardSize
         pageTables = tablesBase..<tablesBase + UInt64(PageTables.pageCount(for: regions)) * page
         self.regions = regions
+        writablePages = Self.writablePages(of: regions, below: heap.upperBound)
+    }
+
+    private static func writablePages(of regions: [Region], below end: UInt64) -> [Range<Int>] {
+        var writable: [Range<Int>] = []
+        for region in regions where region.permissions.contains(.write) && region.range.upperBound <= end {
+            let pages = Int(region.range.lowerBound / pageSize)..<Int(region.range.upperBound / pageSize)
+            if let last = writable.last, last.upperBound == pages.lowerBound {
+                writable[writable.count - 1] = last.lowerBound..<pages.upperBound
+            } else {
+                writable.append(pages)
+            }
+        }
+        return writable
     }
 
     /// Whether an address lies in one of the unmapped stretches around the stack.
     func isStackGuard(_ address: UInt64) -> Bool {
         (arena.upperBound..<stack.lowerBound).contains(address)
             || (stack.upperBound..<threadLocal.lowerBound).contains(address)
+    }
+
+    /// Calls `body` with each part of a stretch of pages that is writable, in ascending order.
+    func forEachWritablePart(of pages: Range<Int>, _ body: (Range<Int>) -> Void) {
+        // By bisection, as in `permits`.
+        var low = 0
+        var high = writablePages.count
+        while low < high {
+            let middle = (low + high) / 2
+            if writablePages[middle].upperBound <= pages.lowerBound { low = middle + 1 } else { high = middle }
+        }
+        while low < writablePages.count, writablePages[low].lowerBound < pages.upperBound {
+            body(writablePages[low].clamped(to: pages))
+            low += 1
+        }
     }
 
     /// The pages that ring 3 can write, outside of windows, in ascending order.
@@ -217,7 +261,8 @@ struct AddressSpace: Sendable {
         }
         guard low > 0 else { return false }
         var covered = address
-        for region in regions[(low - 1)...] {
+        for index in (low - 1)..<regions.count {
+            let region = regions[index]
             guard region.range.contains(covered), region.isGuestOwned, region.permissions.isSuperset(of: permissions)
             else { return false }
             covered = region.range.upperBound

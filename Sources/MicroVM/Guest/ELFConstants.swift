@@ -28,6 +28,8 @@ enum ELF {
         static let dynamic: UInt32 = 2  // PT_DYNAMIC
         static let interpreter: UInt32 = 3  // PT_INTERP
         static let threadLocalStorage: UInt32 = 7  // PT_TLS
+        static let note: UInt32 = 4  // PT_NOTE
+        static let unwindTable: UInt32 = 0x6474_e550  // PT_GNU_EH_FRAME
         static let stack: UInt32 = 0x6474_e551  // PT_GNU_STACK
         static let readOnlyAfterRelocation: UInt32 = 0x6474_e552  // PT_GNU_RELRO
     }
@@ -41,9 +43,11 @@ enum ELF {
 
     /// `sh_type`, those that matter here.
     enum SectionType {
+        static let contents: UInt32 = 1  // SHT_PROGBITS
         static let symbols: UInt32 = 2  // SHT_SYMTAB
         static let strings: UInt32 = 3  // SHT_STRTAB
         static let dynamicSymbols: UInt32 = 11  // SHT_DYNSYM
+        static let unwindTable: UInt32 = 0x7000_0001  // SHT_X86_64_UNWIND
     }
 
     /// `d_tag`, those that matter here: every other tag only informs, or belongs to features a module cannot have

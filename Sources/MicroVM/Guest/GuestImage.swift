@@ -47,14 +47,16 @@ final class GuestImage: Sendable {
             try? file.close()
             throw error
         }
+        let written = Self.data(in: file)
         let store = try PageStore(
             file: file,
             fileOffset: 0,
             pageCount: size / GuestMemory.pageSize,
-            isForeign: false
+            isForeign: false,
+            written: written
         )
         var pages = PageMap(memorySize: addressSpace.size)
-        for run in Self.data(in: file) { pages.replace(run, with: store, firstIndex: run.lowerBound) }
+        for run in written { pages.replace(run, with: store, firstIndex: run.lowerBound) }
         memory = MemoryImage(
             pages: pages,
             heapEnd: addressSpace.initialHeapEnd,

@@ -47,6 +47,13 @@ public final class GuestModule: Sendable {
     let images = Locked<[GuestImage]>([])
     static let imagesMaximum = 4
 
+    /// What the module says of its stack frames, if it does.
+    let unwindTable: UnwindTable?
+    /// The address that the image's first byte has in the file's terms.
+    let fileBase: UInt64
+    /// Where the file is, from the root on, if the module was read from one.
+    let path: String?
+
     private let exportIndices: [SymbolName: Int]
     private let symbols: SymbolTable
 
@@ -56,7 +63,11 @@ public final class GuestModule: Sendable {
     ///   - bytes: The whole ELF file. It is kept for as long as the module lives.
     ///   - name: What messages call the module.
     /// - Throws: ``SandboxError`` with code ``SandboxError/Code/invalidModule``; its message names what is refused.
-    public init(_ bytes: [UInt8], name: String = "module") throws(SandboxError) {
+    public convenience init(_ bytes: [UInt8], name: String = "module") throws(SandboxError) {
+        try self.init(bytes, name: name, path: nil)
+    }
+
+    private init(_ bytes: [UInt8], name: String, path: String?) throws(SandboxError) {
         let parser = try ModuleParser(bytes, name: name)
         self.name = name
         self.bytes = bytes
@@ -72,6 +83,9 @@ public final class GuestModule: Sendable {
         mappings = parser.mappings
         exportIndices = parser.exportIndices
         symbols = parser.symbolTable
+        unwindTable = UnwindTable(parser)
+        fileBase = parser.base
+        self.path = path
     }
 
     /// Reads a file and parses it as a module; the module's name is the file's.
@@ -81,7 +95,7 @@ public final class GuestModule: Sendable {
     ///   underlying error is an `Errno`), and with ``SandboxError/Code/invalidModule`` where it is no module.
     public convenience init(contentsOf path: FilePath) throws(SandboxError) {
         let bytes = try Self.read(path)
-        try self.init(bytes, name: path.lastComponent?.string ?? path.string)
+        try self.init(bytes, name: path.lastComponent?.string ?? path.string, path: Self.absolutePath(path))
     }
 
     /// The export of that name, in constant time and without allocating.
@@ -120,6 +134,13 @@ public final class GuestModule: Sendable {
 }
 
 extension GuestModule {
+    private static func absolutePath(_ path: FilePath) -> String? {
+        guard let resolved = unsafe realpath(path.string, nil) else { return nil }
+        // The C library has allocated it.
+        defer { unsafe free(resolved) }
+        return unsafe String(cString: resolved)
+    }
+
     /// The size of the largest file that is read, in bytes.
     private static let maximumFileSize = 1 << 30
 

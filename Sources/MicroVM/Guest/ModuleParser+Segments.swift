@@ -34,6 +34,7 @@ extension ModuleParser {
                     throw refusal("it has more than one range to be read-only after relocation (PT_GNU_RELRO)")
                 }
                 special.readOnlyAfterRelocation = header
+            case ELF.SegmentType.unwindTable: unwindHeader = header
             default: break  // The rest informs.
             }
         }

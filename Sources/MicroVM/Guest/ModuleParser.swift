@@ -23,6 +23,9 @@ struct ModuleParser {
     var readOnlyAfterRelocation: Range<UInt64>?
     var threadLocalStorage: GuestModule.ThreadLocalStorage?
 
+    /// Where the table for stack walks is (PT_GNU_EH_FRAME).
+    var unwindHeader: ELFProgramHeader?
+
     var dynamicEntries: [ELF.DynamicTag: UInt64] = [:]
     /// The dynamic strings' and symbols' bytes in the file.
     var strings: Range<UInt64> = 0..<0

@@ -8,8 +8,8 @@ import LinuxKVM
 /// volume 3A, 3.4.5 (segment descriptors), 6.14.1 (interrupt gates), 7.7 (task state segment).
 enum Supervisor {
     private static let kernelCode: UInt16 = 0x10
-    private static let userData: UInt16 = 0x2b
-    private static let userCode: UInt16 = 0x33
+    static let userData: UInt16 = 0x2b
+    static let userCode: UInt16 = 0x33
     private static let taskState: UInt16 = 0x40
 
     private static let globalDescriptors = UInt64(SHIM_SUPERVISOR_TABLES)
@@ -157,6 +157,8 @@ enum Supervisor {
     /// The flags that ring 3 can set: carry to overflow, alignment checks, trace, identification (Intel SDM volume 1,
     /// 3.4.3).
     static let userFlags: UInt64 = 0x24_4dd5
+    /// RFLAGS.TF: a debug exception follows each instruction (Intel SDM volume 3B, 18.3.1.4).
+    static let traceFlag: UInt64 = 1 << 8
 
     // MARK: Exceptions
 
@@ -169,6 +171,16 @@ enum Supervisor {
     }
 
     private static let vectorsWithErrorCode: Set<UInt8> = [8, 10, 11, 12, 13, 14, 17, 21, 29, 30]
+
+    /// Reads the frame of an exception whose stub is at work, whichever that is.
+    static func exceptionFrame(of registers: GuestRegisters, memory: GuestMemory) -> ExceptionFrame? {
+        guard registers.rip >= UInt64(SHIM_SUPERVISOR_CODE) else { return nil }
+        let vector = (registers.rip - UInt64(SHIM_SUPERVISOR_CODE)) / UInt64(SHIM_EXCEPTION_STUB_SIZE)
+        guard vector < exceptionCount else { return nil }
+        var stub = Registers()
+        (stub.rip, stub.rsp) = (registers.rip, registers.rsp)
+        return exceptionFrame(vector: UInt8(vector), registers: stub, memory: memory)
+    }
 
     /// Reads the frame of an exception whose stub is at work, or nil if the registers are not those of a stub: then
     /// the guest has only used a stub's port.

@@ -8,6 +8,18 @@ enum Trampoline {
     /// The address of an import's thunk.
     static func thunk(_ index: Int) -> UInt64 { UInt64(SHIM_THUNKS) + UInt64(index) * UInt64(SHIM_THUNK_SIZE) }
 
+    /// The code that calls a function of the guest.
+    static var invoke: UInt64 { entry + shim_invoke_offset() }
+
+    /// The code that all thunks jump to; from ``reset`` on there is only what the host begins at.
+    static var hostCall: UInt64 { entry + shim_host_call_offset() }
+    static var reset: UInt64 { entry + shim_reset_offset(false) }
+
+    /// The addresses of the library's code in ring 3.
+    static func pages(importCount: Int) -> Range<UInt64> {
+        entry..<thunk(max(importCount, 1)).roundedUp(to: AddressSpace.pageSize)
+    }
+
     /// `__tls_get_addr`, which needs no host.
     static var threadLocalAddress: UInt64 { entry + shim_thread_local_address_offset() }
 
@@ -32,7 +44,6 @@ enum Trampoline {
     static func install(in memory: ImageWriter, addressSpace: AddressSpace, importCount: Int) {
         unsafe memory.store(shim_trampoline_code(), at: entry)
         memory.storeWord(addressSpace.stack.upperBound, at: entry + shim_stack_top_offset())
-        let hostCall = entry + shim_host_call_offset()
         for index in 0..<importCount {
             // mov $index, %eax; jmp hostCall; int3 for the rest.
             let thunk = thunk(index)

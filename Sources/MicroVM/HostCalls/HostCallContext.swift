@@ -131,10 +131,13 @@ public struct HostCallContext: Sendable {
     private func onThread<Result: Sendable>(
         _ body: @escaping @Sendable (RunLoop) throws -> Result
     ) async throws -> Result {
-        try await withCheckedThrowingContinuation { continuation in
+        // The thread is in the guest call's task; what is called now belongs to this one.
+        let trace = TraceContext.current
+        let result = await handedOver { handOver in
             reference.thread.addInterlude(.nestedCall) {
-                continuation.resume(with: Swift.Result { try body(runLoop()) })
+                handOver(Swift.Result { try trace.bound { try body(runLoop()) } })
             }
         }
+        return try result.get()
     }
 }

@@ -31,6 +31,15 @@ public struct HostFunction: Sendable {
     /// The import this function stands for.
     public let name: String
     private let body: Body
+    /// Whether it is one of this package's own, which may have a name that belongs to the library.
+    private(set) var isOfLibrary = false
+
+    /// The same function for an import whose name belongs to the library.
+    package var ofLibrary: HostFunction {
+        var copy = self
+        copy.isOfLibrary = true
+        return copy
+    }
 
     func call(
         _ runLoop: RunLoop,
@@ -39,9 +48,20 @@ public struct HostFunction: Sendable {
         _ writer: inout GuestValueWriter
     ) throws {
         switch body {
-        case .synchronous(let body): try body(context, &reader, &writer)
+        case .synchronous(let body): try runLoop.thread.offeringCustody { try body(context, &reader, &writer) }
         case .asynchronous(let body): try runLoop.await(body(context, &reader))(&writer)
         }
+    }
+
+    // The synchronous ones are put together in the client, for the types at hand: a pack costs a look-up of its tuple's
+    // type each time.
+
+    @usableFromInline init(
+        synchronous name: String,
+        _ body: @escaping @Sendable (HostCallContext, inout GuestValueReader, inout GuestValueWriter) throws -> Void
+    ) {
+        self.name = name
+        self.body = .synchronous(body)
     }
 
     /// Makes a host function that returns a value.
@@ -49,12 +69,12 @@ public struct HostFunction: Sendable {
     /// - Parameters:
     ///   - name: the import's name. Those of the library's own imports are refused when a sandbox is made.
     ///   - body: what the import does. What it throws ends the guest call.
+    @inlinable
     public init<each Argument: GuestValue, Result: GuestValue>(
         _ name: String,
         _ body: @escaping @Sendable (repeat each Argument) throws -> Result
     ) {
-        self.name = name
-        self.body = .synchronous { _, reader, writer in
+        self.init(synchronous: name) { _, reader, writer in
             let arguments = (repeat try Self.argument((each Argument).self, &reader))
             try body(repeat each arguments).store(into: &writer)
         }
@@ -65,12 +85,12 @@ public struct HostFunction: Sendable {
     /// - Parameters:
     ///   - name: the import's name. Those of the library's own imports are refused when a sandbox is made.
     ///   - body: what the import does. What it throws ends the guest call.
+    @inlinable
     public init<each Argument: GuestValue>(
         _ name: String,
         _ body: @escaping @Sendable (repeat each Argument) throws -> Void
     ) {
-        self.name = name
-        self.body = .synchronous { _, reader, _ in
+        self.init(synchronous: name) { _, reader, _ in
             let arguments = (repeat try Self.argument((each Argument).self, &reader))
             try body(repeat each arguments)
         }
@@ -81,12 +101,12 @@ public struct HostFunction: Sendable {
     /// - Parameters:
     ///   - name: the import's name. Those of the library's own imports are refused when a sandbox is made.
     ///   - body: what the import does; the context is good only until it returns. What it throws ends the guest call.
+    @inlinable
     public init<each Argument: GuestValue, Result: GuestValue>(
         _ name: String,
         _ body: @escaping @Sendable (HostCallContext, repeat each Argument) throws -> Result
     ) {
-        self.name = name
-        self.body = .synchronous { context, reader, writer in
+        self.init(synchronous: name) { context, reader, writer in
             let arguments = (repeat try Self.argument((each Argument).self, &reader))
             try body(context, repeat each arguments).store(into: &writer)
         }
@@ -97,12 +117,12 @@ public struct HostFunction: Sendable {
     /// - Parameters:
     ///   - name: the import's name. Those of the library's own imports are refused when a sandbox is made.
     ///   - body: what the import does; the context is good only until it returns. What it throws ends the guest call.
+    @inlinable
     public init<each Argument: GuestValue>(
         _ name: String,
         _ body: @escaping @Sendable (HostCallContext, repeat each Argument) throws -> Void
     ) {
-        self.name = name
-        self.body = .synchronous { context, reader, _ in
+        self.init(synchronous: name) { context, reader, _ in
             let arguments = (repeat try Self.argument((each Argument).self, &reader))
             try body(context, repeat each arguments)
         }
@@ -188,7 +208,7 @@ public struct HostFunction: Sendable {
     }
 
     /// Takes one argument; what is wrong with it is the guest's fault, not the host function's.
-    private static func argument<Value: GuestValue>(
+    @usableFromInline static func argument<Value: GuestValue>(
         _ type: Value.Type,
         _ reader: inout GuestValueReader
     ) throws(InvalidHostCallArgument) -> Value {
@@ -201,6 +221,6 @@ public struct HostFunction: Sendable {
 }
 
 /// The guest called a host function with something that is not of its parameter's type.
-struct InvalidHostCallArgument: Error {
+@usableFromInline struct InvalidHostCallArgument: Error {
     var error: SandboxError
 }

@@ -6,6 +6,7 @@ import SystemPackage
 enum LibraryFunction: String, CaseIterable {
     case abort = "microvm_abort"
     case write = "microvm_write"
+    case log = "microvm_log"
     case clock = "microvm_clock"
     case random = "microvm_random"
     case heap = "microvm_heap"
@@ -41,6 +42,8 @@ enum LibraryFunction: String, CaseIterable {
             unsafe Self.inPieces(bytes, runLoop) { piece in
                 unsafe Self.write(UnsafeRawBufferPointer(piece), to: stream, runLoop.configuration.output)
             }
+        case .log:
+            try Self.log(&reader, memory, runLoop)
         case .clock:
             switch Int32(truncatingIfNeeded: try reader.nextInteger()) {
             case 0: try writer.appendInteger(MonotonicTime.nanoseconds(of: CLOCK_MONOTONIC))
@@ -100,6 +103,30 @@ enum LibraryFunction: String, CaseIterable {
             return "(the message is not in the guest's memory)"
         }
         return unsafe String(decoding: bytes, as: UTF8.self)
+    }
+
+    /// Takes a line for the logger. What is wrong with it is found whether anybody listens or not, and of a line that
+    /// nobody wants not a byte is looked at.
+    private static func log(
+        _ reader: inout GuestValueReader,
+        _ memory: GuestMemory,
+        _ runLoop: RunLoop
+    ) throws {
+        guard let level = GuestLogLevel(rawValue: Int32(truncatingIfNeeded: try reader.nextInteger())) else {
+            throw Misbehaviour(.invalidHostCall, message: "Only log levels 0 to 6 exist.", isInHostCall: true)
+        }
+        do throws(SandboxError) {
+            let address = try reader.nextInteger()
+            let count = try reader.nextInteger()
+            try memory.check(.read, address: address, count: count)
+            guard let observer = runLoop.observer, let wanted = observer.wantedLength(ofGuestLineAt: level) else {
+                return
+            }
+            let line = try memory.load(GuestBuffer(address: address, count: min(count, UInt64(wanted))))
+            observer.guestLogs(level, line, isCut: line.count < count, call: runLoop.callNumber)
+        } catch {
+            throw InvalidHostCallArgument(error: error)
+        }
     }
 
     private static func write(

@@ -21,7 +21,7 @@ final class FaultChannel: Sendable {
     private let event: Int32
 
     init() throws(SandboxError) {
-        descriptor = shim_userfault_open()
+        descriptor = Errand.run { shim_userfault_open() }
         guard descriptor >= 0 else { throw Self.refusal(Errno(rawValue: -descriptor)) }
         event = shim_event_open()
         guard event >= 0 else {

@@ -1,3 +1,4 @@
+import CShims
 import Glibc
 
 /// What a restore has done.
@@ -9,6 +10,17 @@ struct RestoredPages {
 }
 
 extension GuestMemory {
+    /// The bytes of pages that are no file's any more, windows left out, where the kernel tells them. Changes nothing,
+    /// and uses nothing that changes.
+    var ownSize: UInt64? {
+        let size = Int(addressSpace.heap.upperBound)
+        var count = 0
+        // Inside the memory's own place.
+        let memory = unsafe UnsafeRawBufferPointer(start: base, count: size)
+        guard unsafe (try? WrittenPages.find(in: memory) { count += $0.count }) == true else { return nil }
+        return UInt64(count * Self.pageSize)
+    }
+
     /// Up to as many written pages are copied back without looking at whether they need it.
     private static let fewPages = 64
     /// After as many restores in which most of the pages were idle, the idle ones are dropped.
@@ -21,44 +33,66 @@ extension GuestMemory {
     /// `limit` bytes, and those that have only been lying around for a while: they are dropped, where what lies behind
     /// them is what they shall be.
     ///
+    /// The kernel need not be asked when no page can have become a written one since it was asked last. A page becomes
+    /// one in a page fault, whoever writes it, and the kernel counts a thread's page faults, those among them that it
+    /// has itself on the thread's behalf, in KVM_RUN or another system call. All are the virtual CPU's thread's but
+    /// those that ``forgetWritten()`` is called for. Written pages stay what they are, also when they are swapped out:
+    /// the same ones are put back as if the kernel had been asked. There are three other ways for a page to come, and
+    /// none is open. Pages of a window come from other threads: with windows the kernel is always asked. Becoming part
+    /// of a huge page, a page could be written without a fault: the memory has none. And KVM leaves page faults to
+    /// threads of its own only where the interrupt controller is in the kernel: these virtual machines have none.
+    ///
     /// - Parameters:
     ///   - image: of a memory of the same layout.
     ///   - limit: how many bytes of private pages may stay.
     ///   - method: how to find the pages.
+    ///   - countsFaults: whether this is the virtual CPU's thread, as it always is for a memory that has one.
     func restore(
         to image: MemoryImage,
         keeping limit: UInt64,
-        by method: WrittenPages.Method = WrittenPages.bestMethod
+        by method: WrittenPages.Method = WrittenPages.bestMethod,
+        countsFaults: Bool = false
     ) throws(SandboxError) -> RestoredPages {
-        while takeServedFailure() != nil {}
+        if !served.isEmpty { while takeServedFailure() != nil {} }
         if image.heapEnd != heapEnd { try setHeapEnd(image.heapEnd) }
         let changedWindows = windows.indices.filter { windows[$0] !== image.windows[$0] }
         for index in changedWindows { try setWindow(index, image.windows[index]) }
-        guard let (written, count) = try findWrittenPages(by: method) else { return try restoreEverything(to: image) }
+        // Not where pages come without the thread, or go.
+        let countsFaults = countsFaults && method == .scan && windows.isEmpty && !plan.isForeign
+        let faults = countsFaults ? shim_thread_faults() : 0
+        let found: WrittenPages.Found
+        if countsFaults, knowsWritten, faults == written.faults {
+            found = written
+        } else if let asked = try findWrittenPages(by: method) {
+            found = asked
+        } else {
+            return try restoreEverything(to: image)
+        }
 
         var result = RestoredPages()
         var dropped: [Range<Int>] = []
         var idle: [Range<Int>] = []
         var idleCount = 0
         let kept = Int(min(limit, UInt64(Int.max))) / Self.pageSize
-        let compares = count > Self.fewPages || method == .table
-        for run in written {
-            for page in run {
-                if isInWindow(page), image.pages.address(ofPage: page).isZero {
+        let compares = found.count > Self.fewPages || method == .table
+        let windowPages = image.windowPages
+        for run in found.pages {
+            try image.pages.forEachAddress(of: run) { page, address throws(SandboxError) in
+                if address.isZero, windowPages.contains(page) {
                     // What is mapped there comes to light again.
                     dropped.append(page)
                 } else if result.copied + idleCount >= kept, canDrop(page, for: image) {
                     dropped.append(page)
-                } else if compares, try isEqual(page, image) {
+                } else if compares, isEqual(page, address) {
                     idle.append(page)
                     idleCount += 1
                 } else {
-                    try restore(page, to: image, isPrivate: true)
+                    try restore(page, address, of: image, isPrivate: true)
                     result.copied += 1
                 }
             }
         }
-        idleRestores = count > Self.fewPages && idleCount > count / 2 ? idleRestores + 1 : 0
+        idleRestores = found.count > Self.fewPages && idleCount > found.count / 2 ? idleRestores + 1 : 0
         if idleRestores >= Self.idleRestoresMaximum {
             idleRestores = 0
             for page in idle.joined() where canDrop(page, for: image) { dropped.append(page) }
@@ -71,13 +105,18 @@ extension GuestMemory {
             // Written pages have been seen to: another look at them changes nothing.
             try image.pages.forEachDifference(from: self.image.pages) { page throws(SandboxError) in
                 guard writable.contains(page) || isInWindow(page) else { return }
-                if !isInWindow(page), !plan.isForeign, try isEqual(page, image) { return }
+                if !isInWindow(page), !plan.isForeign, isEqual(page, image.pages.address(ofPage: page)) { return }
                 try restore(page, to: image)
                 result.copied += 1
             }
         }
         for index in changedWindows { try restoreWindow(index, to: image, &result) }
         didRestore(image)
+        knowsWritten = countsFaults && dropped.isEmpty
+        if knowsWritten {
+            written = found
+            written.faults = faults
+        }
         return result
     }
 
@@ -97,24 +136,36 @@ extension GuestMemory {
 
     /// The pages that a guest or the host has written since they were last dropped; nothing where the kernel does not
     /// say.
-    private func findWrittenPages(
-        by method: WrittenPages.Method
-    ) throws(SandboxError) -> (pages: [Range<Int>], count: Int)? {
-        var written: [Range<Int>] = []
-        var count = 0
-        for area in [writable] + writableWindowPages {
+    private func findWrittenPages(by method: WrittenPages.Method) throws(SandboxError) -> WrittenPages.Found? {
+        var found = WrittenPages.Found()
+        // As many as there usually are.
+        found.pages.reserveCapacity(16)
+        func find(in area: Range<Int>, _ body: (Range<Int>) -> Void) throws(SandboxError) -> Bool {
             let first = area.lowerBound
-            let isKnown = unsafe try WrittenPages.find(in: UnsafeRawBufferPointer(bytes(ofPages: area)), by: method) {
-                written.append($0.lowerBound + first..<$0.upperBound + first)
-                count += $0.count
+            return unsafe try WrittenPages.find(in: UnsafeRawBufferPointer(bytes(ofPages: area)), by: method) {
+                body($0.lowerBound + first..<$0.upperBound + first)
             }
-            guard isKnown else { return nil }
         }
-        return (written, count)
+        let isKnown: Bool
+        if isPatched {
+            isKnown = try find(in: writable) { found.add($0) }
+        } else {
+            // Others are private too, as copies that were made with the memory; but who could have written them?
+            let first = addressSpace.writablePages.first?.lowerBound ?? writable.lowerBound
+            isKnown = try find(in: first..<writable.upperBound) { run in
+                addressSpace.forEachWritablePart(of: run) { found.add($0) }
+            }
+        }
+        guard isKnown else { return nil }
+        if !windows.isEmpty {
+            for area in writableWindowPages { guard try find(in: area, { found.add($0) }) else { return nil } }
+        }
+        return found
     }
 
     /// Where nobody says what was written: everything goes, and what lies behind it is brought up to date.
     private func restoreEverything(to image: MemoryImage) throws(SandboxError) -> RestoredPages {
+        forgetWritten()
         var result = RestoredPages()
         for area in [writable] + writableWindowPages {
             drop(area)
@@ -159,11 +210,21 @@ extension GuestMemory {
         unsafe madvise(memory.baseAddress, memory.count, MADV_DONTNEED)
     }
 
-    /// - Parameter isPrivate: whether the page is known to be no file's, so that it is there whatever happens.
-    private func restore(_ page: Int, to image: MemoryImage, isPrivate: Bool = false) throws(SandboxError) {
+    private func restore(_ page: Int, to image: MemoryImage) throws(SandboxError) {
+        try restore(page, image.pages.address(ofPage: page), of: image, isPrivate: false)
+    }
+
+    /// - Parameters:
+    ///   - address: where the page's bytes are.
+    ///   - isPrivate: whether the page is known to be no file's, so that it is there whatever happens.
+    private func restore(
+        _ page: Int,
+        _ address: PageAddress,
+        of image: MemoryImage,
+        isPrivate: Bool
+    ) throws(SandboxError) {
         if isInWindow(page) { return try restoreWindowPage(page, to: image) }
         let memory = unsafe bytes(ofPages: page..<page + 1)
-        let address = image.pages.address(ofPage: page)
         if address.isZero {
             try clear(page, isPrivate: isPrivate)
         } else if !address.isForeign, isPrivate || !plan.isForeign {
@@ -176,9 +237,9 @@ extension GuestMemory {
         }
     }
 
-    private func isEqual(_ page: Int, _ image: MemoryImage) throws(SandboxError) -> Bool {
+    /// Whether a page has the bytes that are at an address.
+    private func isEqual(_ page: Int, _ address: PageAddress) -> Bool {
         let memory = unsafe bytes(ofPages: page..<page + 1)
-        let address = image.pages.address(ofPage: page)
         if address.isZero { return UnsafeRawBufferPointer(memory).allZero }
         // A foreign page would have to be read first: it is copied, which needs no more.
         guard !address.isForeign else { return false }
@@ -195,8 +256,9 @@ extension GuestMemory {
         var stored: [Int] = []
         for page in written.joined() {
             let isWindow = isInWindow(page)
-            let isNew = isWindow && image.pages.address(ofPage: page).isZero
-            if !isNew, try isEqual(page, image) { continue }
+            let address = image.pages.address(ofPage: page)
+            let isNew = isWindow && address.isZero
+            if !isNew, isEqual(page, address) { continue }
             // In a window, nothing but what is mapped is told by the absence of a page.
             if unsafe !isWindow && UnsafeRawBufferPointer(bytes(ofPages: page..<page + 1)).allZero {
                 changes.append((page, .zero))

@@ -215,6 +215,7 @@ extension GuestMemory {
     /// Copies bytes to where the guest may write itself.
     func copyIn(_ source: UnsafeRawBufferPointer, to address: UInt64) throws(SandboxError) {
         guard let start = source.baseAddress, source.count > 0 else { return }
+        forgetWritten()
         let destination = unsafe hostBytes(at: address, count: source.count)
         let error = unsafe shim_copy(destination.baseAddress!, start, source.count)
         if error != 0 { throw Self.unavailable(address, error) }

@@ -15,10 +15,7 @@ import SystemPackage
     let base: UnsafeMutableRawPointer
     let count: Int
     let addressSpace: AddressSpace
-    private let reservation: MemoryReservation
-    private let place: Int
-    /// Whether the reservation outlives this memory.
-    private let isShared: Bool
+    private let place: MemoryPlace
 
     /// What the memory was last made to be: pages that were not written since have these contents.
     private(set) var image: MemoryImage
@@ -34,9 +31,15 @@ import SystemPackage
     /// The windows whose pages come from a source.
     var served: [ServedMemory?]
     /// Copies of bytes that have been lent instead of the bytes themselves, until the guest runs again.
-    private var lentCopies: [UnsafeMutableRawBufferPointer] = unsafe []
+    @exclusivity(unchecked) private var lentCopies: [UnsafeMutableRawBufferPointer] = unsafe []
     /// From this page on nothing lies behind the heap any more, because it has been cut off since.
     private(set) var backingEnd = Int.max
+    /// The pages that were found to be written, at the last restore that has asked the kernel.
+    var written = WrittenPages.Found()
+    /// Whether they are still all there are unless the virtual CPU's thread has had a page fault since.
+    var knowsWritten = false
+    /// Whether a debugger may have written where neither the guest nor anybody else can, since the last restore.
+    var isPatched = false
     /// For how many restores in a row most of the written pages had their old contents all the same.
     var idleRestores = 0
 
@@ -45,35 +48,22 @@ import SystemPackage
     init(
         addressSpace: AddressSpace,
         image: MemoryImage,
-        reservation shared: MemoryReservation? = nil,
+        reservation: MemoryReservation? = nil,
         pageFaultHandler: PageFaultHandler? = nil
     ) throws(SandboxError) {
-        plan = try image.mappingPlan(hostPages: addressSpace.hostPages)
-        let reservation: MemoryReservation
-        if let shared {
-            reservation = shared
-        } else {
-            reservation = try MemoryReservation(memorySize: Int(addressSpace.size))
-        }
-        precondition(reservation.memorySize >= Int(addressSpace.size), "a place too small for the memory")
+        plan = try image.mappingPlan(for: addressSpace)
         backing = image
         self.image = image
-        self.reservation = reservation
         self.addressSpace = addressSpace
-        isShared = shared != nil
-        place = try reservation.takePlace()
-        unsafe base = reservation.memory(at: place)
         count = Int(addressSpace.size)
+        place = try MemoryPlace(for: addressSpace, plan.stretches, in: reservation)
+        unsafe base = place.base
         heapEnd = image.heapEnd
         windows = Array(repeating: nil, count: addressSpace.windows.count)
         served = Array(repeating: nil, count: addressSpace.windows.count)
         self.pageFaultHandler = pageFaultHandler
         // From here on `deinit` gives back what has been mapped when something fails.
-        try setAccess(0..<Int(heapEnd), PROT_READ | PROT_WRITE)
-        // Pages are restored one by one: none is to become 512 because it was touched.
-        unsafe madvise(base, Int(heapEnd), MADV_NOHUGEPAGE)
         for (index, mapping) in image.windows.enumerated() { try setWindow(index, mapping) }
-        for run in plan.mapped { try map(run) }
         for run in plan.copied { try copy(run) }
         try image.pages.forEachPage(in: image.windowPages) { page throws(SandboxError) in
             try restoreWindowPage(page, to: image)
@@ -83,22 +73,12 @@ import SystemPackage
 
     deinit {
         returnLentCopies()
+        // Before its addresses are anybody else's.
         for served in served { served?.remove() }
-        if isShared { reservation.clear(at: place) }
     }
 
-    private func map(_ run: PageMap.Run) throws(SandboxError) {
-        try run.store.checkSize()
-        let memory = unsafe bytes(ofPages: run.pages)
-        let offset = off_t(run.store.fileOffset + run.firstIndex * Self.pageSize)
-        let flags = MAP_PRIVATE | MAP_FIXED | MAP_NORESERVE
-        let protection = PROT_READ | PROT_WRITE
-        // Inside this memory's own place.
-        let file = run.store.file.rawValue
-        if unsafe mmap(memory.baseAddress, memory.count, protection, flags, file, offset) == MAP_FAILED {
-            throw Self.failure("map a snapshot into a guest's memory")
-        }
-    }
+    /// Where the page that the virtual CPU shares is best mapped.
+    var neighbour: UnsafeMutableRawPointer? { unsafe place.neighbour(size: count) }
 
     private func copy(_ run: PageMap.Run) throws(SandboxError) {
         for (offset, page) in run.pages.enumerated() {
@@ -113,7 +93,7 @@ import SystemPackage
     func clear(_ page: Int, isPrivate: Bool = false) throws(SandboxError) {
         let destination = unsafe bytes(ofPages: page..<page + 1)
         guard plan.isForeign, !isPrivate else {
-            unsafe destination.initializeMemory(as: UInt8.self, repeating: 0)
+            unsafe _ = memset(destination.baseAddress!, 0, destination.count)
             return
         }
         let zeros = [UInt8](repeating: 0, count: Self.pageSize)
@@ -136,6 +116,10 @@ import SystemPackage
         unsafe hostBytes(at: UInt64(pages.lowerBound * Self.pageSize), count: pages.count * Self.pageSize)
     }
 
+    /// Tells that pages may be written by a thread other than the virtual CPU's: not what its page faults say, only the
+    /// kernel can say then which. From any thread that the virtual CPU's waits for.
+    func forgetWritten() { knowsWritten = false }
+
     // MARK: - The heap's end
 
     /// Moves the heap's end. What lies beyond it is inaccessible, and zero when it becomes accessible again.
@@ -144,8 +128,11 @@ import SystemPackage
     func setHeapEnd(_ end: UInt64) throws(SandboxError) {
         precondition(end % AddressSpace.pageSize == 0 && end >= addressSpace.heap.lowerBound)
         precondition(end <= addressSpace.heap.upperBound)
+        forgetWritten()
         if end > heapEnd {
             try setAccess(Int(heapEnd)..<Int(end), PROT_READ | PROT_WRITE)
+            // As for the heap there was.
+            unsafe madvise(base + Int(heapEnd), Int(end - heapEnd), MADV_NOHUGEPAGE)
         } else if end < heapEnd {
             // A fresh mapping, so that not even a file's pages are left of what was there.
             let flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED | MAP_NORESERVE
@@ -175,7 +162,10 @@ import SystemPackage
     var writable: Range<Int> { Int(AddressSpace.lowestPage) / Self.pageSize..<Int(heapEnd) / Self.pageSize }
 
     /// Everything is as in an image again.
-    func didRestore(_ image: MemoryImage) { self.image = image }
+    func didRestore(_ image: MemoryImage) {
+        self.image = image
+        isPatched = false
+    }
 
     // MARK: - Addresses of the library's own layout
 
@@ -197,6 +187,7 @@ import SystemPackage
     }
 
     func storeWord(_ value: UInt64, at address: UInt64) {
+        forgetWritten()
         unsafe hostBytes(at: address, count: 8).storeBytes(of: value, as: UInt64.self)
     }
 
@@ -212,6 +203,8 @@ import SystemPackage
     ) throws(SandboxError) -> UnsafeMutableRawBufferPointer {
         if count == 0 { return unsafe UnsafeMutableRawBufferPointer(start: nil, count: 0) }
         try check(access, address: address, count: count)
+        // An asynchronous host function writes on a thread of its own.
+        if access.contains(.write) { forgetWritten() }
         // Regions lie inside the mapping, so this count fits an Int.
         if isLasting(address) { return unsafe hostBytes(at: address, count: Int(count)) }
         guard !access.contains(.write) else {
@@ -307,6 +300,7 @@ import SystemPackage
     func store(_ bytes: UnsafeRawBufferPointer, at address: UInt64) throws(SandboxError) {
         guard unsafe !bytes.isEmpty else { return }
         try check(.write, address: address, count: UInt64(bytes.count))
+        forgetWritten()
         if isLasting(address) {
             unsafe hostBytes(at: address, count: bytes.count).copyMemory(from: bytes)
         } else {

@@ -1,7 +1,17 @@
 /// How a snapshot's pages come into a new sandbox's memory: most by mapping files, a few by copying.
 struct MappingPlan: Sendable {
+    /// Pages of one kind, as they are mapped to begin with.
+    struct Stretch: Sendable {
+        var pages: Range<Int>
+        /// Whose pages they are, private and copied on write; nobody's, and zero, unless given.
+        var run: PageMap.Run?
+        var isAccessible = true
+    }
+
+    /// What is mapped where, from page 0 to the end.
+    private(set) var stretches: [Stretch] = []
     /// Stretches to map, private and copied on write.
-    private(set) var mapped: [PageMap.Run] = []
+    private var mapped: [PageMap.Run] = []
     /// Pages to copy afterwards, also into mapped stretches.
     private(set) var copied: [PageMap.Run] = []
     /// Pages within mapped stretches that are to be zero.
@@ -10,11 +20,19 @@ struct MappingPlan: Sendable {
     private(set) var isForeign = false
     /// All that are copied or cleared.
     private var privatePages: Set<Int> = []
+    /// Where the heap ends: nothing is mapped across it.
+    private let heapEnd: Int
 
     /// A gap of as many pages is mapped along with what lies around it.
     private static let bridgedGap = 16
+    /// The same in a file with holes, where nothing lies in the gap: 8 MiB, enough for the arena and the stack as they
+    /// usually are. A page that is touched there is the file's first, and costs twice, once for all sandboxes.
+    private static let bridgedHole = 2048
     /// A run of as many pages is rather copied than mapped: about what a mapping costs.
     private static let copiedRun = 2
+    /// As many pages of page tables are rather copied. They are looked at by no restore, and without a mapping of
+    /// their own they are the heap's, if nothing inaccessible lies in between.
+    private static let copiedTables = 16
     /// More pages than this are not copied into each sandbox: 128 KiB.
     private static let copiedMaximum = 32
     /// More stretches than this are not mapped: a process can have 65,530 mappings unless the system is told otherwise.
@@ -23,31 +41,81 @@ struct MappingPlan: Sendable {
     /// - Parameters:
     ///   - pages: the snapshot's.
     ///   - windowPages: those that come another way, because zero does not mean there that they are.
-    ///   - hostPages: those that host code uses without further ado. They are not mapped from files of others, who may
-    ///     truncate them.
+    ///   - heapEnd: where the snapshot's heap ends.
+    ///   - addressSpace: the layout. Pages that host code uses without further ado are not mapped from files of others,
+    ///     who may truncate them.
     /// - Throws: ``SandboxError/Code/systemCallFailed`` where pages have to be rearranged and there is no memory for
     ///   that.
-    init(_ pages: PageMap, excluding windowPages: Range<Int>, hostPages: [Range<Int>]) throws(SandboxError) {
+    init(
+        _ pages: PageMap,
+        excluding windowPages: Range<Int>,
+        heapEnd: UInt64,
+        in addressSpace: AddressSpace
+    ) throws(SandboxError) {
+        self.heapEnd = Int(heapEnd) / GuestMemory.pageSize
+        let tables = addressSpace.pageTables.pageRange
         var runs = pages.runs().filter { !windowPages.overlaps($0.pages) }
         var kept: [PageMap.Run] = []
+        if tables.count <= Self.copiedTables {
+            kept = runs.filter { $0.pages.overlaps(tables) }
+            runs.removeAll { $0.pages.overlaps(tables) }
+        }
         if runs.contains(where: \.store.isForeign) {
+            let hostPages = addressSpace.hostPages
             let parts = runs.flatMap { $0.store.isForeign ? $0.split(at: hostPages) : [$0] }
             runs = parts.filter { run in !run.store.isForeign || !hostPages.contains { $0.overlaps(run.pages) } }
-            kept = parts.filter { run in run.store.isForeign && hostPages.contains { $0.overlaps(run.pages) } }
+            kept += parts.filter { run in run.store.isForeign && hostPages.contains { $0.overlaps(run.pages) } }
         }
         if !mapInPlace(runs) { try mapRearranged(runs) }
         copied += kept
         isForeign = mapped.contains { $0.store.isForeign }
         privatePages = Set(copied.flatMap(\.pages) + cleared.joined())
+        layOut(addressSpace, tables)
+    }
+
+    /// Fills what lies between the mapped runs.
+    private mutating func layOut(_ addressSpace: AddressSpace, _ tables: Range<Int>) {
+        let end = Int(addressSpace.size) / GuestMemory.pageSize
+        // Where neither a part of the heap nor a window has to be kept inaccessible, the tables belong to the heap.
+        let isWhole = addressSpace.windows.isEmpty && heapEnd >= addressSpace.heap.pageRange.upperBound
+        let accessible = isWhole ? [0..<end] : [0..<heapEnd, max(tables.lowerBound, heapEnd)..<end]
+        var position = 0
+        func fill(upTo limit: Int) {
+            while position < limit {
+                let area = accessible.first { $0.contains(position) }
+                let bound = area?.upperBound ?? accessible.first { $0.lowerBound > position }?.lowerBound ?? end
+                stretches.append(Stretch(pages: position..<min(bound, limit), isAccessible: area != nil))
+                position = min(bound, limit)
+            }
+        }
+        for run in mapped {
+            fill(upTo: run.pages.lowerBound)
+            stretches.append(Stretch(pages: run.pages, run: run))
+            position = run.pages.upperBound
+        }
+        fill(upTo: end)
+    }
+
+    /// Whether two stretches lie so near to each other that they are mapped as one.
+    private func areNear(_ first: Range<Int>, _ second: Range<Int>, within gap: Int) -> Bool {
+        second.lowerBound - first.upperBound <= gap
+            && (second.lowerBound < heapEnd || first.upperBound > heapEnd)
     }
 
     /// Maps the runs where they are. Whether that takes few enough mappings and copies.
     private mutating func mapInPlace(_ runs: [PageMap.Run]) -> Bool {
         var copiedCount = 0
         for run in runs {
-            if let last = mapped.last, last.store === run.store,
+            let isSparse = run.store.isSparse
+            var last = mapped.last
+            if last == nil, isSparse, run.firstIndex == run.pages.lowerBound {
+                // From the memory's beginning on, which is a hole.
+                mapped.append(PageMap.Run(pages: 0..<0, store: run.store, firstIndex: 0))
+                last = mapped.last
+            }
+            if let last, last.store === run.store,
                 run.firstIndex - last.firstIndex == run.pages.lowerBound - last.pages.lowerBound,
-                run.pages.lowerBound - last.pages.upperBound <= Self.bridgedGap
+                areNear(last.pages, run.pages, within: isSparse ? Self.bridgedHole : Self.bridgedGap)
             {
                 // What lies in between in the store may be something else by now: then it is cleared.
                 let inBetween = Set(
@@ -59,7 +127,7 @@ struct MappingPlan: Sendable {
                     copiedCount += 1
                 }
                 mapped[mapped.count - 1].pages = last.pages.lowerBound..<run.pages.upperBound
-            } else if run.pages.count <= Self.copiedRun {
+            } else if run.pages.count <= Self.copiedRun, !isSparse {
                 copied.append(run)
                 copiedCount += run.pages.count
             } else {
@@ -67,6 +135,7 @@ struct MappingPlan: Sendable {
             }
             guard copiedCount <= Self.copiedMaximum, mapped.count <= Self.mappedMaximum else { return false }
         }
+        mapped.removeAll { $0.pages.isEmpty }
         return true
     }
 
@@ -77,7 +146,7 @@ struct MappingPlan: Sendable {
         repeat {
             clusters.removeAll()
             for run in runs {
-                if let last = clusters.last, run.pages.lowerBound - last.upperBound <= gap {
+                if let last = clusters.last, areNear(last, run.pages, within: gap) {
                     clusters[clusters.count - 1] = last.lowerBound..<run.pages.upperBound
                 } else {
                     clusters.append(run.pages)
@@ -120,5 +189,12 @@ extension PageMap.Run {
         return zip(cuts, cuts.dropFirst()).map { first, end in
             PageMap.Run(pages: first..<end, store: store, firstIndex: firstIndex + first - pages.lowerBound)
         }
+    }
+}
+
+extension Range<UInt64> {
+    /// The numbers of the pages that these bytes are.
+    fileprivate var pageRange: Range<Int> {
+        Int(lowerBound / AddressSpace.pageSize)..<Int(upperBound / AddressSpace.pageSize)
     }
 }

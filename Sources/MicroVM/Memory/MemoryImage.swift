@@ -19,11 +19,11 @@ final class MemoryImage: Sendable {
 
     /// How to bring it into a new memory, made when it is first needed.
     ///
-    /// - Parameter hostPages: those that host code uses without further ado; always the same for one image.
-    func mappingPlan(hostPages: [Range<Int>]) throws(SandboxError) -> MappingPlan {
+    /// - Parameter addressSpace: the layout of the memory; always the same for one image.
+    func mappingPlan(for addressSpace: AddressSpace) throws(SandboxError) -> MappingPlan {
         try plan.withLock { existing throws(SandboxError) in
             if let existing { return existing }
-            let made = try MappingPlan(pages, excluding: windowPages, hostPages: hostPages)
+            let made = try MappingPlan(pages, excluding: windowPages, heapEnd: heapEnd, in: addressSpace)
             existing = made
             return made
         }

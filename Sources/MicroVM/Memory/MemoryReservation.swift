@@ -1,48 +1,84 @@
 import Glibc
 import SystemPackage
 
-/// A stretch of address space for the memories of some sandboxes, reserved at once, with inaccessible pages before,
-/// between and behind them.
+/// Address space for the memories of some sandboxes, reserved in few stretches, with inaccessible pages before, between
+/// and behind the memories.
 @safe final class MemoryReservation: Sendable {
     static let guardSize = 1 << 20
 
-    /// The first memory's first byte, at a multiple of 2 MiB, as all of them are.
-    nonisolated(unsafe) let start: UnsafeMutableRawPointer
-    /// What the kernel gave: this object's until `deinit`.
-    private nonisolated(unsafe) let mapping: UnsafeMutableRawPointer
-    private let mappingSize: Int
-    /// How many bytes lie between the beginnings of two memories.
-    let stride: Int
+    /// What was reserved at once. The mapping is the reservation's own until that goes.
+    @safe private struct Stretch: Sendable {
+        /// The first memory's first byte. ``boundary`` bytes behind it and all others is a multiple of 2 MiB.
+        nonisolated(unsafe) let start: UnsafeMutableRawPointer
+        /// What the kernel gave.
+        nonisolated(unsafe) let mapping: UnsafeMutableRawPointer
+        let mappingSize: Int
+        let places: Range<Int>
+    }
+
+    private struct Places {
+        var stretches: [Stretch] = []
+        /// The places that no memory has.
+        var free: [Int] = []
+        var count = 0
+    }
+
+    /// How many bytes lie between the beginnings of two memories of one stretch.
+    private let stride: Int
+    private let boundary: UInt64
     /// The bytes of each memory.
     let memorySize: Int
-    let count: Int
-    /// The places that no memory has.
-    private let free: Locked<[Int]>
+    private let places = Locked(Places())
 
-    init(memorySize: Int, count: Int = 1) throws(SandboxError) {
-        let alignment = AddressSpace.largePageSize
-        guard memorySize > 0, count > 0, UInt64(memorySize) < 1 << 40, count < 1 << 20 else {
-            throw Self.failure(.noMemory, memorySize, count)
-        }
-        // Neither can overflow.
-        let stride = Int(UInt64(memorySize + Self.guardSize).roundedUp(to: alignment))
-        mappingSize = stride * count + Self.guardSize + Int(alignment)
-        let mapping = unsafe mmap(nil, mappingSize, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0)
-        guard let mapping = unsafe mapping, unsafe mapping != MAP_FAILED else {
-            throw Self.failure(Errno(rawValue: errno), memorySize, count)
-        }
-        unsafe self.mapping = mapping
-        let first = UInt64(UInt(bitPattern: mapping)) + UInt64(Self.guardSize)
-        unsafe start = mapping + Self.guardSize + Int(first.roundedUp(to: alignment) - first)
-        self.stride = stride
+    /// - Parameter boundary: which byte of each memory lies at a multiple of 2 MiB; less than that.
+    init(memorySize: Int, boundary: UInt64 = 0, count: Int = 1) throws(SandboxError) {
+        guard memorySize > 0, UInt64(memorySize) < 1 << 40 else { throw Self.failure(.noMemory, memorySize, count) }
+        // Cannot happen: it is a remainder of that, of the library's own layout (`AddressSpace.hostBoundary`).
+        precondition(boundary < AddressSpace.largePageSize)
+        self.boundary = boundary
+        // Cannot overflow.
+        stride = Int(UInt64(memorySize + Self.guardSize).roundedUp(to: AddressSpace.largePageSize))
         self.memorySize = memorySize
-        self.count = count
-        free = Locked((0..<count).reversed())
+        try reserve(count)
     }
 
     deinit {
-        // The whole reservation, whatever has been mapped into it since.
-        unsafe munmap(mapping, mappingSize)
+        places.withLock { places in
+            // The whole of each, whatever has been mapped into it since.
+            for stretch in places.stretches { unsafe munmap(stretch.mapping, stretch.mappingSize) }
+        }
+    }
+
+    /// How many memories there is room for.
+    var count: Int { places.withLock { $0.count } }
+
+    /// Sees to it that there is room for so many memories. What there is stays where it is.
+    func reserve(_ count: Int) throws(SandboxError) {
+        try places.withLock { places throws(SandboxError) in
+            let more = count - places.count
+            guard more > 0 else { return }
+            guard count < 1 << 20 else { throw Self.failure(.noMemory, memorySize, count) }
+            let stretch = try map(places.count..<count)
+            places.stretches.append(stretch)
+            places.free.insert(contentsOf: stretch.places.reversed(), at: 0)
+            places.count = count
+        }
+    }
+
+    private func map(_ places: Range<Int>) throws(SandboxError) -> Stretch {
+        let alignment = AddressSpace.largePageSize
+        let size = stride * places.count + Self.guardSize + Int(alignment)
+        let mapping = unsafe mmap(nil, size, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0)
+        guard let mapping = unsafe mapping, unsafe mapping != MAP_FAILED else {
+            throw Self.failure(Errno(rawValue: errno), memorySize, places.count)
+        }
+        let first = UInt64(UInt(bitPattern: mapping)) + UInt64(Self.guardSize) + boundary
+        return unsafe Stretch(
+            start: mapping + Self.guardSize + Int(first.roundedUp(to: alignment) - first),
+            mapping: mapping,
+            mappingSize: size,
+            places: places
+        )
     }
 
     private static func failure(_ error: Errno, _ memorySize: Int, _ count: Int) -> SandboxError {
@@ -55,13 +91,16 @@ import SystemPackage
 
     /// Where a memory begins.
     func memory(at index: Int) -> UnsafeMutableRawPointer {
-        precondition(index >= 0 && index < count)
-        return unsafe start + index * stride
+        let stretch = places.withLock { $0.stretches.first { $0.places.contains(index) } }
+        guard let stretch else { preconditionFailure("no such place") }
+        // Inside the stretch, which is as long as its places are.
+        return unsafe stretch.start + (index - stretch.places.lowerBound) * stride
     }
 
     /// Gives a memory one of the places. It keeps it until ``clear(at:)``.
     func takePlace() throws(SandboxError) -> Int {
-        guard let index = free.withLock({ $0.popLast() }) else {
+        let (index, count) = places.withLock { ($0.free.popLast(), $0.count) }
+        guard let index else {
             throw SandboxError(
                 .systemCallFailed,
                 "All \(count) places for guest memory are taken: memory of a closed sandbox is still in use somewhere."
@@ -78,6 +117,6 @@ import SystemPackage
         if unsafe mmap(memory, memorySize, PROT_NONE, flags, -1, 0) == MAP_FAILED {
             unsafe madvise(memory, memorySize, MADV_DONTNEED)
         }
-        free.withLock { $0.append(index) }
+        places.withLock { $0.free.append(index) }
     }
 }

@@ -173,7 +173,10 @@ final class PageFaultService: Sendable {
         var thread = pthread_t()
         // The thread takes over the reference.
         let retained = unsafe Unmanaged.passRetained(self)
-        let code = unsafe shim_page_thread_create(&thread, pageThreadMain, retained.toOpaque())
+        // Whoever needs the thread first may be confined in another way than it is to be.
+        let code = Errand.run {
+            unsafe shim_helper_thread_create(&thread, "microvm-pages", pageThreadMain, retained.toOpaque())
+        }
         guard code == 0 else {
             unsafe retained.release()
             throw Errno(rawValue: code)
@@ -193,6 +196,8 @@ final class PageFaultService: Sendable {
 
     fileprivate func main() {
         while let turn = nextTurn() {
+            // The process may have been confined after the thread had begun.
+            shim_thread_confine(SHIM_ROLE_PAGE_FAULTS)
             switch turn {
             case .job(let job): job.region.perform(job.work)
             case .wait(let channel, let milliseconds): channel.wait(milliseconds: milliseconds)

@@ -43,6 +43,30 @@ struct PageMap: Sendable {
         }
     }
 
+    /// Calls `body` with each page of a range and where its bytes are, in ascending order: for less than asking for one
+    /// after the other.
+    @inline(__always)
+    func forEachAddress(
+        of range: Range<Int>,
+        _ body: (Int, PageAddress) throws(SandboxError) -> Void
+    ) throws(SandboxError) {
+        var page = range.lowerBound
+        while page < range.upperBound {
+            let (entry, index) = page.quotientAndRemainder(dividingBy: Self.pagesPerEntry)
+            let count = min(range.upperBound - page, Self.pagesPerEntry - index)
+            switch entries[entry] {
+            case .zero:
+                for offset in 0..<count { try body(page + offset, .zero) }
+            case .run(let store, let first):
+                for offset in 0..<count { try body(page + offset, store.address(ofPage: first + index + offset)) }
+            case .table(let table):
+                let addresses = table.addresses
+                for offset in 0..<count { try body(page + offset, addresses[index + offset]) }
+            }
+            page += count
+        }
+    }
+
     /// The store a page is in, and its place there; none for a page of zeros.
     func location(ofPage page: Int) -> (store: PageStore, index: Int)? {
         let (entry, index) = page.quotientAndRemainder(dividingBy: Self.pagesPerEntry)

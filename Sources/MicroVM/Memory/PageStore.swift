@@ -14,13 +14,24 @@ import SystemPackage
     let pageCount: Int
     /// Whether others may truncate the file, so that reading through the mapping could raise SIGBUS.
     let isForeign: Bool
+    /// The pages that the file had when the store was made, where it was made with holes. Those in holes are zero, also
+    /// when the kernel gives the file pages there because a guest touches them.
+    private let written: [Range<Int>]?
     /// The mapping of all pages, until `deinit`.
     private nonisolated(unsafe) let base: UnsafeMutableRawPointer
 
     /// Takes over a file that already has the pages.
     ///
-    /// - Parameter fileOffset: a multiple of the page size.
-    init(file: FileDescriptor, fileOffset: Int, pageCount: Int, isForeign: Bool) throws(SandboxError) {
+    /// - Parameters:
+    ///   - fileOffset: a multiple of the page size.
+    ///   - written: where the file is not all holes, in ascending order, if that is known.
+    init(
+        file: FileDescriptor,
+        fileOffset: Int,
+        pageCount: Int,
+        isForeign: Bool,
+        written: [Range<Int>]? = nil
+    ) throws(SandboxError) {
         let count = max(pageCount, 1) * GuestMemory.pageSize
         let mapping = unsafe mmap(nil, count, PROT_READ, MAP_SHARED, file.rawValue, fileOffset)
         guard let mapping = unsafe mapping, unsafe mapping != MAP_FAILED else {
@@ -33,6 +44,7 @@ import SystemPackage
         self.fileOffset = fileOffset
         self.pageCount = pageCount
         self.isForeign = isForeign
+        self.written = written
     }
 
     /// Fills a new file in memory; pages that `fill` does not write are zero.
@@ -92,9 +104,14 @@ import SystemPackage
         )
     }
 
+    /// Whether the file has holes that are known, so that it can be mapped with what lies between its pages.
+    var isSparse: Bool { written != nil }
+
     /// Whether a page is known to be zero; of a foreign file nobody knows.
     func isZero(page index: Int) -> Bool {
         guard !isForeign else { return false }
+        // Not even looked at: the kernel would give the file a page for it.
+        if let written, !written.contains(where: { $0.contains(index) }) { return true }
         return unsafe bytes(index, count: 1).allZero
     }
 

@@ -30,6 +30,19 @@ import SystemPackage
 
     private static let capacity = 128
 
+    /// What was found.
+    struct Found {
+        var pages: [Range<Int>] = []
+        var count = 0
+        /// The page faults that the thread had had before.
+        var faults: UInt64 = 0
+
+        mutating func add(_ run: Range<Int>) {
+            pages.append(run)
+            count += run.count
+        }
+    }
+
     /// Calls `body` with each stretch of written pages in a memory, as page numbers from its beginning, in ascending
     /// order.
     ///

@@ -165,15 +165,16 @@ import Testing
         }
     }
 
-    /// Waits until the screen shows a text behind what it showed when a former wait was over, and what comes behind it
-    /// up to the end of the line.
+    /// Waits until the screen shows one of some texts behind what it showed when a former wait was over, and what comes
+    /// behind it up to the end of the line.
     @discardableResult
-    func wait(for text: String, location: SourceLocation = #_sourceLocation) async throws -> String {
+    func wait(for texts: String..., location: SourceLocation = #_sourceLocation) async throws -> String {
         var line = ""
-        try await wait(until: "“\(text)” on the screen", location: location) {
+        try await wait(until: "“\(texts)” on the screen", location: location) {
             let rest = Array(Array(self.text).dropFirst(seen.withLock { $0 }))
-            let wanted = Array(text)
-            guard let start = rest.indices.first(where: { rest[$0...].starts(with: wanted) }),
+            let wanted = texts.map { Array($0) }
+            guard
+                let start = rest.indices.first(where: { start in wanted.contains { rest[start...].starts(with: $0) } }),
                 let end = rest[start...].firstIndex(of: "\n")
             else { return false }
             line = String(rest[start..<end])
@@ -189,6 +190,17 @@ import Testing
     func type(_ key: String, answer: String, location: SourceLocation = #_sourceLocation) async throws -> String {
         type(key)
         return try await wait(for: answer, location: location)
+    }
+
+    /// Asks where the guest is, once it is somewhere: keys are explained before a call begins.
+    @discardableResult
+    func place(_ answer: String, location: SourceLocation = #_sourceLocation) async throws -> String {
+        while true {
+            type("?")
+            let line = try await wait(for: answer, "No call is under way.", location: location)
+            if line.hasPrefix(answer) { return line }
+            try await Task.sleep(for: .milliseconds(5))
+        }
     }
 
     struct Ended: Error {}

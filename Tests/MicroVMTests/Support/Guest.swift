@@ -6,18 +6,28 @@ import Testing
 
 /// The guests of guest-images. Each is parsed once in a process.
 enum Guest: String, CaseIterable, Sendable {
-    case arithmetic, echo, faults, hello, hideout, inflate, initializers, interruption, lies, memory, nested, registers,
-        spin,
-        state, tenant
+    case arithmetic, backtrace, debug, echo, faults, hello, hideout, inflate, initializers, interruption, lies
+    case logging, memory, nested, outcomes, registers, spin, state, tenant
+    case backtraceTables = "backtrace_tables"
     case faultInInitializer = "fault_in_initializer"
     case hostCalls = "host_calls"
+    case hostileTests = "hostile_tests"
+    case lz4Tests = "lz4_tests"
+    case manyTests = "many_tests"
     case missingImport = "missing_import"
+    case setupFailsTests = "setup_fails_tests"
+    case setupHangsTests = "setup_hangs_tests"
+    case setupSkipsTests = "setup_skips_tests"
     case spinInInitializer = "spin_in_initializer"
     case threadLocal = "thread_local"
+    case zlibTests = "zlib_tests"
     case swiftArithmetic = "swift_arithmetic"
+    case swiftBacktrace = "swift_backtrace"
+    case swiftDebug = "swift_debug"
     case swiftHello = "swift_hello"
     case swiftHostCalls = "swift_host_calls"
     case swiftStrings = "swift_strings"
+    case swiftTests = "swift_tests"
     case swiftTraps = "swift_traps"
 
     private static let modules = Locked<[Guest: GuestModule]>([:])
@@ -70,18 +80,29 @@ func expectPoisoned(
 }
 
 /// Code on another thread than those of the cooperative pool, so that it may block.
-func onThread<Result: Sendable>(_ body: @escaping @Sendable () -> Result) async -> Result {
-    await withCheckedContinuation { continuation in startThread { continuation.resume(returning: body()) } }
+///
+/// - Parameter stackSize: in bytes; nil for as much as threads have.
+func onThread<Result: Sendable>(stackSize: Int? = nil, _ body: @escaping @Sendable () -> Result) async -> Result {
+    await handedOver { handOver in startThread(stackSize: stackSize) { handOver(body()) } }
 }
 
 /// Code on a thread of its own, which nobody waits for.
-func startThread(_ body: @escaping @Sendable () -> Void) {
-    var thread = pthread_t()
+func startThread(stackSize: Int? = nil, _ body: @escaping @Sendable () -> Void) {
     let start = unsafe Unmanaged.passRetained(ThreadStart(body))
-    // The thread takes over the reference that was retained for it.
-    let code = unsafe pthread_create(&thread, nil, threadMain, start.toOpaque())
-    precondition(code == 0, "no thread to be had")
-    pthread_detach(thread)
+    // The attributes are this function's own, and the thread takes none of them with it; it takes over the reference
+    // that was retained for it.
+    unsafe withUnsafeTemporaryAllocation(of: pthread_attr_t.self, capacity: 1) { attributes in
+        let attributes = unsafe attributes.baseAddress!
+        unsafe pthread_attr_init(attributes)
+        defer { unsafe pthread_attr_destroy(attributes) }
+        if let stackSize {
+            precondition(unsafe pthread_attr_setstacksize(attributes, stackSize) == 0, "not a stack's size")
+        }
+        var thread = pthread_t()
+        let code = unsafe pthread_create(&thread, attributes, threadMain, start.toOpaque())
+        precondition(code == 0, "no thread to be had")
+        pthread_detach(thread)
+    }
 }
 
 private final class ThreadStart: Sendable {

@@ -41,6 +41,11 @@ int raw_fold_call(raw_machine *machine, uint64_t *samples, size_t count);
 /// `add` needs no CPUID, so the least possible is without; `with_cpuid` adds KVM_SET_CPUID2 with all KVM supports.
 int raw_cold_start(const raw_module *module, bool with_cpuid, uint64_t *samples, size_t count);
 
+/// As raw_cold_start without CPUID, but the machines of all samples are there at once; taking them down is not counted.
+///
+/// Their calls are all on the one thread. `with_threads` begins a thread with each, which does nothing.
+int raw_thousand(const raw_module *module, bool with_threads, uint64_t *samples, size_t count);
+
 /// From just before the kick of a guest that spins to its thread having KVM_RUN's return.
 ///
 /// The kicks are a killer's, a millisecond after each entry. Uses up the machine: afterwards it knows no other call.

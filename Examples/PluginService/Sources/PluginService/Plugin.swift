@@ -22,6 +22,7 @@ struct Plugin: Sendable {
         var configuration = SandboxConfiguration()
         configuration.memoryLimit = limits.memoryLimit
         configuration.timeLimit = limits.timeLimit
+        configuration.metrics = SandboxMetrics(dimensions: [("pool", name)])
         pool = try await SandboxPool(
             module,
             configuration: configuration,

@@ -132,6 +132,7 @@ import Testing
                 #expect(numbers["microvm_pool_\(counter){pool=\"hostile\"}"] ?? 0 > 0)
             }
             #expect(numbers["plugin_service_failures{code=\"guestFault\"}"] ?? 0 > 0)
+            #expect(numbers["microvm_calls{outcome=\"faulted\",pool=\"hostile\"}"] ?? 0 > 0)
         }
     }
 }

@@ -26,7 +26,7 @@
 /// `.restore_failures`, `.pages_copied`, `.pages_dropped`, `.killed_returns`, `.poisoned_returns` and `.refusals`. With
 /// the trait `ServiceLifecycle` a pool is a `Service` that ends at the graceful shutdown.
 public final class SandboxPool: Sendable {
-    private struct State {
+    struct State {
         /// Restored, and in nobody's hands; the one that was used last is taken first, because its memory is warm.
         /// While somebody waits there is none.
         var idle: [Sandbox] = []
@@ -35,16 +35,29 @@ public final class SandboxPool: Sendable {
         var making = 0
         /// All there are, and those that are being made.
         var count = 0
+        /// How many of them are about to be closed because there are too many.
+        var departing = 0
+        /// How many there shall be at least, and at most.
+        var size: ClosedRange<Int>
         var line = SandboxPoolLine()
         var isShutDown = false
         var shutDowns: [CheckedContinuation<Void, Never>] = []
         var totals = SandboxPoolStatistics()
+        /// Whether callers have been turned away since there last was an idle sandbox.
+        var isExhausted = false
 
         mutating func lend(_ sandbox: Sandbox) -> Sandbox {
             let loan = SandboxLoan(of: sandbox)
             loans[ObjectIdentifier(sandbox)] = loan
             totals.loans += 1
             return Sandbox(loan)
+        }
+
+        /// Whether there is one too many, which then is to be closed.
+        mutating func dismissesOne() -> Bool {
+            guard count - departing > size.upperBound else { return false }
+            departing += 1
+            return true
         }
     }
 
@@ -61,8 +74,8 @@ public final class SandboxPool: Sendable {
     /// What each sandbox is when it is lent.
     public let snapshot: Snapshot
     /// How many sandboxes are made at the beginning, and how many there are at most. Those in between are made when
-    /// they are needed.
-    public let size: ClosedRange<Int>
+    /// they are needed. ``resize(to:)`` changes it.
+    public var size: ClosedRange<Int> { state.withLock { $0.size } }
     /// How many callers may wait at the same time.
     public let maximumWaiters: Int
     /// How long each of them may wait.
@@ -70,11 +83,12 @@ public final class SandboxPool: Sendable {
 
     private let hostFunctions: [HostFunction]
     private let configuration: SandboxConfiguration
-    private let reservation: MemoryReservation
-    private let metrics: SandboxPoolMetrics
+    let reservation: MemoryReservation
+    let metrics: SandboxPoolMetrics
+    let log: SandboxPoolLog
     /// Everything that changes. Whoever takes a sandbox out of it has it alone until it is back in, and the lock orders
     /// the two; continuations are resumed, sandboxes made and restored when it is free.
-    private let state = Locked(State())
+    let state: Locked<State>
 
     // MARK: - Making
 
@@ -147,23 +161,19 @@ public final class SandboxPool: Sendable {
         waitingTimeLimit: Duration? = nil,
         name: String = "sandboxes"
     ) async throws {
-        guard size.lowerBound >= 0, size.upperBound > 0, maximumWaiters >= 0 else {
-            throw SandboxError(
-                .invalidConfiguration,
-                "A pool of \(size.lowerBound) to \(size.upperBound) sandboxes with \(maximumWaiters) waiting callers "
-                    + "serves nobody; it needs at least one sandbox, and no number may be negative."
-            )
-        }
+        try Self.check(size, maximumWaiters)
         self.name = name
         self.snapshot = snapshot
         self.hostFunctions = hostFunctions
         self.configuration = configuration ?? snapshot.configuration
-        self.size = size
+        state = Locked(State(size: size))
         self.maximumWaiters = maximumWaiters
         self.waitingTimeLimit = waitingTimeLimit
-        metrics = SandboxPoolMetrics(pool: name)
+        metrics = SandboxPoolMetrics(self.configuration, pool: name)
+        log = SandboxPoolLog(self.configuration, pool: name)
         reservation = try MemoryReservation(
             memorySize: Int(snapshot.image.addressSpace.size),
+            boundary: snapshot.image.addressSpace.hostBoundary,
             count: size.upperBound
         )
         for _ in 0..<size.lowerBound {
@@ -173,9 +183,20 @@ public final class SandboxPool: Sendable {
                 state.idle.append(sandbox)
             }
         }
+        log.made(size)
     }
 
-    private func makeSandbox() throws(SandboxError) -> Sandbox {
+    static func check(_ size: ClosedRange<Int>, _ maximumWaiters: Int) throws(SandboxError) {
+        guard size.lowerBound >= 0, size.upperBound > 0, maximumWaiters >= 0 else {
+            throw SandboxError(
+                .invalidConfiguration,
+                "A pool of \(size.lowerBound) to \(size.upperBound) sandboxes with \(maximumWaiters) waiting callers "
+                    + "serves nobody; it needs at least one sandbox, and no number may be negative."
+            )
+        }
+    }
+
+    func makeSandbox() throws(SandboxError) -> Sandbox {
         try Sandbox(from: snapshot, hostFunctions, configuration, in: reservation)
     }
 
@@ -230,7 +251,7 @@ public final class SandboxPool: Sendable {
         state.withLock { state in
             if state.isShutDown { return .shutDown }
             if let sandbox = state.idle.popLast() { return .grant(.sandbox(state.lend(sandbox))) }
-            if state.count < size.upperBound {
+            if state.count < state.size.upperBound {
                 state.count += 1
                 state.making += 1
                 return .grant(.place)
@@ -250,15 +271,18 @@ public final class SandboxPool: Sendable {
             }
         }
         defer { timer?.cancel() }
-        return try await withTaskCancellationHandler {
-            try await withCheckedThrowingContinuation { continuation in
-                let outcome = state.withLock { _ in waiter.suspend(continuation) }
-                if let outcome { continuation.resume(with: outcome) }
+        await withTaskCancellationHandler {
+            await withCheckedContinuation { continuation in
+                let suspends = state.withLock { _ in waiter.suspend(continuation) }
+                if !suspends { continuation.resume() }
             }
         } onCancel: {
             let message = "The task was cancelled while it waited for a sandbox of the pool."
             leave(waiter, SandboxError(.taskCancelled, message))
         }
+        // Cannot be nil: only what settles the wait resumes it.
+        guard let outcome = state.withLock({ _ in waiter.outcome }) else { preconditionFailure("woken for nothing") }
+        return try outcome.get()
     }
 
     private func leave(_ waiter: SandboxPoolLine.Waiter, _ error: SandboxError) {
@@ -280,91 +304,27 @@ public final class SandboxPool: Sendable {
         } catch {
             // The next one in the line tries for itself.
             state.withLock { $0.making -= 1 }
+            if error.code != .poolShutDown { log.makingFailed(error) }
             loseSandbox()
             throw error
         }
     }
 
     private func refusal(_ reason: String) -> SandboxError {
-        state.withLock { $0.totals.refusals += 1 }
+        let isFirst = state.withLock { state in
+            state.totals.refusals += 1
+            defer { state.isExhausted = true }
+            return !state.isExhausted
+        }
         metrics.refused()
+        // Once for all that are turned away in a row: under load nobody needs more words.
+        if isFirst { log.isExhausted(reason) }
         let message = "All \(size.upperBound) sandboxes of the pool are in use, and \(reason). Try again later."
         return SandboxError(.poolExhausted, message)
     }
 
-    private static var shutDownError: SandboxError {
+    static var shutDownError: SandboxError {
         SandboxError(.poolShutDown, "The pool has been shut down and lends no more sandboxes.")
-    }
-
-    // MARK: - Taking back
-
-    private func giveBack(_ loan: SandboxLoan) {
-        let wasInCall = loan.endCalls()
-        state.withLock { state in
-            state.loans[ObjectIdentifier(loan.sandbox)] = nil
-            if wasInCall { state.totals.killedReturns += 1 }
-        }
-        // Behind all that the borrower has begun on this thread; what it begins from now on finds the loan over.
-        loan.sandbox.reference.thread.enqueue { [self] in takeBack(loan.sandbox, wasInCall) }
-        metrics.inUse(-1)
-    }
-
-    /// On the sandbox's own thread: nothing of the loan runs any more.
-    private func takeBack(_ sandbox: Sandbox, _ wasInCall: Bool) {
-        let wasPoisoned = sandbox.reference.value?.isPoisoned ?? false
-        let isShutDown = state.withLock { state in
-            if wasPoisoned { state.totals.poisonedReturns += 1 }
-            return state.isShutDown
-        }
-        metrics.returned(killed: wasInCall, poisoned: wasPoisoned)
-        if isShutDown { return close(sandbox) }
-        do throws(SandboxError) {
-            guard let runLoop = sandbox.reference.value else { throw SandboxError(.closed) }
-            count(try runLoop.restore(to: snapshot))
-        } catch {
-            state.withLock { $0.totals.failedRestores += 1 }
-            metrics.restoreFailed()
-            return close(sandbox)
-        }
-        let (resumption, mustClose) = state.withLock { state -> (SandboxPoolLine.Resumption?, Bool) in
-            state.totals.restores += 1
-            if state.isShutDown { return (nil, true) }
-            if let waiter = state.line.next() { return (waiter.settle(.success(.sandbox(state.lend(sandbox)))), false) }
-            state.idle.append(sandbox)
-            return (nil, false)
-        }
-        resumption?()
-        if mustClose { close(sandbox) }
-    }
-
-    private func count(_ restore: RestoreStatistics) {
-        state.withLock { state in
-            state.totals.pagesCopied += restore.pagesCopied
-            state.totals.pagesDropped += restore.pagesDropped
-        }
-        metrics.restored(restore)
-    }
-
-    /// Ends a sandbox, on its own thread; somebody else may have its place.
-    private func close(_ sandbox: Sandbox) {
-        sandbox.reference.value = nil
-        loseSandbox()
-    }
-
-    private func loseSandbox() {
-        let (resumption, shutDowns) = state.withLock {
-            state -> (SandboxPoolLine.Resumption?, [CheckedContinuation<Void, Never>]) in
-            if let waiter = state.line.next() {
-                state.making += 1
-                return (waiter.settle(.success(.place)), [])
-            }
-            state.count -= 1
-            guard state.count == 0 else { return (nil, []) }
-            defer { state.shutDowns = [] }
-            return (nil, state.shutDowns)
-        }
-        resumption?()
-        for shutDown in shutDowns { shutDown.resume() }
     }
 
     // MARK: - Looking
@@ -378,57 +338,6 @@ public final class SandboxPool: Sendable {
             statistics.inUse = state.loans.count + state.making
             statistics.waiting = state.line.count
             return statistics
-        }
-    }
-
-    // MARK: - Shutting down
-
-    /// Lends no more sandboxes, waits for those that are lent, and closes all.
-    ///
-    /// Callers that wait are refused with ``SandboxError/Code/poolShutDown``, as are all that come later. When the task
-    /// is cancelled, this waits no longer and goes on like ``shutDownNow()``. May be called any number of times; not by
-    /// a borrower, who would wait for itself.
-    public func shutDown() async {
-        stopLending()
-        await withTaskCancellationHandler {
-            await waitForSandboxes()
-        } onCancel: {
-            endLoans()
-        }
-    }
-
-    /// Lends no more sandboxes, ends what those are doing that are lent, and closes all.
-    ///
-    /// Calls under way end with ``SandboxError/Code/killed``, and no more begin. The borrowers' closures, and
-    /// asynchronous host functions, are waited for.
-    public func shutDownNow() async {
-        stopLending()
-        endLoans()
-        await waitForSandboxes()
-    }
-
-    private func stopLending() {
-        let (idle, resumptions) = state.withLock { state in
-            state.isShutDown = true
-            defer { state.idle = [] }
-            return (state.idle, state.line.sendAway(Self.shutDownError))
-        }
-        for resumption in resumptions { resumption() }
-        for sandbox in idle { sandbox.reference.thread.enqueue { [self] in close(sandbox) } }
-    }
-
-    private func endLoans() {
-        // Not inside the lock: it waits until the guests have left.
-        for loan in state.withLock({ Array($0.loans.values) }) { _ = loan.endCalls() }
-    }
-
-    private func waitForSandboxes() async {
-        await withCheckedContinuation { continuation in
-            let isOver = state.withLock { state in
-                if state.count > 0 { state.shutDowns.append(continuation) }
-                return state.count == 0
-            }
-            if isOver { continuation.resume() }
         }
     }
 }

@@ -55,10 +55,18 @@ public final class Snapshot: Sendable {
 }
 
 /// A call that is held between two guest instructions, or before its first.
-struct SuspendedCall: Sendable {
-    var registers: GuestMachine.CallRegisters
-    var function: UInt64
-    var arenaPosition: UInt64
+///
+/// An object, because it is large and as a rule is not there.
+final class SuspendedCall: Sendable {
+    let registers: GuestMachine.CallRegisters
+    let function: UInt64
+    let arenaPosition: UInt64
+
+    init(registers: GuestMachine.CallRegisters, function: UInt64, arenaPosition: UInt64) {
+        self.registers = registers
+        self.function = function
+        self.arenaPosition = arenaPosition
+    }
 }
 
 /// What a restore has cost.

@@ -1,0 +1,102 @@
+import CShims
+
+/// What the guest asks of the host.
+extension RunLoop {
+    func answerHostCall() throws {
+        do {
+            try carryOutHostCall()
+        } catch {
+            throw examined(error, isFinal: true) ?? error
+        }
+        machine.mailbox.giveToGuest()
+    }
+
+    private func carryOutHostCall() throws {
+        let index = machine.mailbox.importIndex
+        guard index < UInt64(imports.count) else {
+            throw Misbehaviour(.invalidHostCall, message: "There is no import \(index).", isInHostCall: true)
+        }
+        currentImport = Int(index)
+        meter.hostCalls += 1
+        var reader = GuestValueReader.arguments(mailbox: machine.mailbox, memory: machine.memory)
+        var writer = GuestValueWriter.result(
+            mailbox: machine.mailbox,
+            memory: machine.memory,
+            arenaPosition: arenaPosition
+        )
+        do {
+            switch imports[Int(index)] {
+            case .hostFunction(let function):
+                interruptHandle.points.reach(.enteringHostFunction)
+                defer { interruptHandle.points.reach(.leftHostFunction) }
+                hostCallCount &+= 1
+                unsafe hostCalls.append(hostCallCount)
+                defer { unsafe hostCalls.removeLast() }
+                if let observer, observer.isTracing {
+                    try trace(function, &reader, &writer, observer)
+                } else {
+                    try function.call(self, context, &reader, &writer)
+                }
+            case .library(let function):
+                try function.call(self, &reader, &writer)
+            case .absent, .threadLocalAddress:
+                throw Misbehaviour(.invalidHostCall, message: "Import \(index) is not provided.", isInHostCall: true)
+            }
+        } catch let invalid as InvalidHostCallArgument {
+            let violation = invalid.error.underlyingError as? GuestPointerViolation
+            throw Misbehaviour(
+                violation == nil ? .invalidHostCall : .invalidPointer,
+                address: violation?.address,
+                access: violation?.access,
+                message: invalid.error.message,
+                isInHostCall: true
+            )
+        }
+        // A host function that has caught the failure of its own nested call cannot undo it.
+        if let firstCause { throw firstCause }
+        machine.mailbox.setCommand(.returnResult)
+    }
+
+    /// Calls a host function in a span of its own.
+    private func trace(
+        _ function: HostFunction,
+        _ reader: inout GuestValueReader,
+        _ writer: inout GuestValueWriter,
+        _ observer: SandboxObserver
+    ) throws {
+        try observer.traceHostCall(function.name) { try function.call(self, context, &reader, &writer) }
+    }
+
+    private var context: HostCallContext {
+        unsafe HostCallContext(
+            reference: reference,
+            memory: machine.memory,
+            callNumber: callNumber,
+            hostCallNumber: hostCallCount
+        )
+    }
+
+    /// The address of an exported function.
+    func address(of name: String) throws(SandboxError) -> UInt64 {
+        try machine.memory.addressSpace.imageBase + module.exportedFunction(named: name).address
+    }
+
+    /// Takes a result that the guest has left.
+    func loadResult<Result>(
+        _ load: (inout GuestValueReader) throws(SandboxError) -> Result
+    ) throws(SandboxError) -> Result {
+        var reader = resultReader()
+        do throws(SandboxError) {
+            return try load(&reader)
+        } catch {
+            var error = error
+            // What a guest returns is its result, also when that is a pointer that is not its own.
+            error.code = .invalidResult
+            if unsafe hostCalls.isEmpty { observer?.callEnds(.failed, error) }
+            throw error
+        }
+    }
+
+    /// Whether a host call is under way, so that its context may be used.
+    func isUnderWay(hostCall number: UInt64) -> Bool { unsafe hostCalls.contains(number) }
+}

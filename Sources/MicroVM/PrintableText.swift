@@ -1,0 +1,15 @@
+extension String {
+    /// What came from a module or a guest, made fit for a terminal: one line, without control characters.
+    package var printable: String {
+        var text = ""
+        for scalar in unicodeScalars {
+            switch scalar.properties.generalCategory {
+            case .control, .format, .lineSeparator, .paragraphSeparator, .surrogate, .privateUse, .unassigned:
+                text += scalar.escaped(asASCII: true)
+            default:
+                text.unicodeScalars.append(scalar)
+            }
+        }
+        return text
+    }
+}
