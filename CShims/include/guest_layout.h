@@ -32,6 +32,7 @@
 #define SHIM_MAILBOX_COMMAND 4      // u32, host to thunk: return, or call a function first
 #define SHIM_MAILBOX_FUNCTION 8     // u64, the function to call
 #define SHIM_MAILBOX_STACK_COUNT 16 // u32, words at SHIM_MAILBOX_STACK
+#define SHIM_MAILBOX_BATCH_COUNT 20 // u32, calls of a batch that are left; 0 for a call by itself
 #define SHIM_MAILBOX_IMPORT 24      // u64, index of the import that was called
 #define SHIM_MAILBOX_STACK_POINTER 32 // u64, %rsp at the import's entry
 #define SHIM_MAILBOX_RESULTS 40     // u64[2], %rax and %rdx
@@ -40,5 +41,14 @@
 #define SHIM_MAILBOX_VECTORS 112    // u64[8], the low halves of %xmm0 to %xmm7
 #define SHIM_MAILBOX_STACK 192      // u64[SHIM_STACK_ARGUMENTS_MAXIMUM]
 #define SHIM_STACK_ARGUMENTS_MAXIMUM 128
+#define SHIM_MAILBOX_BATCH_FRAME 1216 // u64, the address of the next call's frame
+#define SHIM_MAILBOX_BATCH_DONE 1224  // u32, calls of the batch that have returned
+
+// A call of a batch, in the argument arena: what the mailbox has from its results to its vectors, in the same order.
+#define SHIM_FRAME_RESULTS 0
+#define SHIM_FRAME_RESULT_VECTOR 16
+#define SHIM_FRAME_INTEGERS 24
+#define SHIM_FRAME_VECTORS 72
+#define SHIM_FRAME_SIZE 136
 
 #endif

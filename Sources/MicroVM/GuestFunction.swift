@@ -9,16 +9,20 @@ public struct GuestFunction<Result, each Argument: GuestValue>: Sendable {
     /// The function's address in the image.
     @usableFromInline let offset: UInt64
     @usableFromInline let load: @Sendable (inout GuestValueReader) throws(SandboxError) -> Result
+    /// Whether the result is whole when the function has returned, whatever runs then.
+    @usableFromInline let hasRegisterResult: Bool
 
     init(
         sandbox: Sandbox,
         name: String,
         offset: UInt64,
+        hasRegisterResult: Bool,
         load: @escaping @Sendable (inout GuestValueReader) throws(SandboxError) -> Result
     ) {
         self.sandbox = sandbox
         self.name = name
         self.offset = offset
+        self.hasRegisterResult = hasRegisterResult
         self.load = load
     }
 }

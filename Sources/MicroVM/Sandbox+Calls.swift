@@ -95,7 +95,12 @@ extension Sandbox {
         as type: ((repeat each Argument) -> Result).Type
     ) throws(SandboxError) -> GuestFunction<Result, repeat each Argument> {
         let export = try module.exportedFunction(named: name)
-        return GuestFunction(sandbox: self, name: name, offset: export.address) { reader throws(SandboxError) in
+        return GuestFunction(
+            sandbox: self,
+            name: name,
+            offset: export.address,
+            hasRegisterResult: Result.self is any GuestRegisterValue.Type
+        ) { reader throws(SandboxError) in
             try Result.load(from: &reader)
         }
     }
@@ -108,7 +113,7 @@ extension Sandbox {
         as type: ((repeat each Argument) -> Void).Type
     ) throws(SandboxError) -> GuestFunction<Void, repeat each Argument> {
         let export = try module.exportedFunction(named: name)
-        return GuestFunction(sandbox: self, name: name, offset: export.address) { _ in }
+        return GuestFunction(sandbox: self, name: name, offset: export.address, hasRegisterResult: true) { _ in }
     }
 
     // MARK: - One call
@@ -149,6 +154,29 @@ extension Sandbox {
             throw runLoop.refusal(of: function, for: error)
         }
         return try await finish(runLoop, function, writer, load)
+    }
+
+    /// Makes the calls of a batch, in one call for everything that watches, limits or ends calls.
+    ///
+    /// - Parameter batch: has the results of those that have returned, also where this throws.
+    @usableFromInline func perform(
+        _ offset: UInt64,
+        _ batch: CallBatch,
+        timeLimit: Duration?,
+        cpuTimeLimit: Duration?
+    ) async throws {
+        let began = MonotonicTime.now
+        let runLoop = try openRunLoop
+        try begin(runLoop, CallOptions(timeLimit: timeLimit, cpuTimeLimit: cpuTimeLimit))
+        defer { runLoop.endCall() }
+        let function = runLoop.machine.memory.addressSpace.imageBase + offset
+        try await withCallCancellation { try runLoop.run(function: function, batch: batch) }
+        batch.adapt(to: began.duration(to: .now))
+    }
+
+    /// A batch for calls of this sandbox's.
+    nonisolated func newBatch(maximum: Int) -> CallBatch {
+        CallBatch(arena: reference.addressSpace.arena, maximum: maximum)
     }
 
     /// Begins a call, which ends at once when the loan has ended meanwhile.

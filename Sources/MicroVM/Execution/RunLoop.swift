@@ -227,7 +227,26 @@ import SystemPackage
     func run(function: UInt64, arguments: GuestValueWriter) throws {
         calledFunction = function
         observer?.callBegins(self)
+        machine.mailbox.setNoBatch()
         give(function, arguments)
+        try runToEnd()
+    }
+
+    /// Calls a guest function with one set of arguments after the other, in one call.
+    ///
+    /// - Parameter batch: has the results of those that have returned, also where this throws.
+    /// - Throws: as ``run(function:arguments:)``.
+    func run(function: UInt64, batch: CallBatch) throws {
+        guard !batch.isSingle else {
+            try run(function: function, arguments: batch.passSingle(machine.memory, machine.mailbox))
+            return batch.finishSingle(machine.mailbox)
+        }
+        calledFunction = function
+        observer?.callBegins(self)
+        arenaPosition = batch.pass(machine.memory, machine.mailbox)
+        machine.mailbox.setFunction(function)
+        machine.mailbox.giveToGuest()
+        defer { batch.finish(machine.memory, machine.mailbox) }
         try runToEnd()
     }
 

@@ -19,6 +19,11 @@ import Synchronization
         unsafe page = memory.hostBytes(at: UInt64(SHIM_MAILBOX), count: Int(AddressSpace.pageSize)).baseAddress!
     }
 
+    /// A page that is laid out like the mailbox, but is the host's own.
+    ///
+    /// - Parameter page: as large as the mailbox; must outlive this.
+    init(imitatedBy page: UnsafeMutableRawPointer) { unsafe self.page = page }
+
     private func load<Value: BitwiseCopyable>(_ offset: Int32, as type: Value.Type = Value.self) -> Value {
         // All offsets are constants of guest_layout.h, aligned and inside the page.
         unsafe page.load(fromByteOffset: Int(offset), as: type)
@@ -47,6 +52,21 @@ import Synchronization
     func setInteger(_ value: UInt64, at index: Int) { store(value, SHIM_MAILBOX_INTEGERS + Int32(index) * 8) }
     func setVector(_ value: UInt64, at index: Int) { store(value, SHIM_MAILBOX_VECTORS + Int32(index) * 8) }
     func setStackArgument(_ value: UInt64, at index: Int) { store(value, SHIM_MAILBOX_STACK + Int32(index) * 8) }
+    func stackArgument(at index: Int) -> UInt64 { load(SHIM_MAILBOX_STACK + Int32(index) * 8) }
+
+    // MARK: Many calls for one entry
+
+    /// The next call is by itself, whatever the guest has left in the mailbox.
+    func setNoBatch() { store(UInt32(0), SHIM_MAILBOX_BATCH_COUNT) }
+
+    func setBatch(_ count: UInt32, frames address: UInt64) {
+        store(count, SHIM_MAILBOX_BATCH_COUNT)
+        store(address, SHIM_MAILBOX_BATCH_FRAME)
+        store(UInt32(0), SHIM_MAILBOX_BATCH_DONE)
+    }
+
+    /// How many calls of the batch have returned, says the guest.
+    var batchDone: UInt32 { load(SHIM_MAILBOX_BATCH_DONE) }
 
     // MARK: Host calls
 

@@ -15,6 +15,13 @@ public protocol GuestValue: Sendable {
     static func load(from reader: inout GuestValueReader) throws(SandboxError) -> Self
 }
 
+/// A guest value that is whole in registers: to take it, nothing is read of the guest's memory, which may hold something
+/// else by then. Only functions that return such values, or nothing, can be called many at a time
+/// (``GuestFunction/stream(_:maximumBatch:timeLimit:cpuTimeLimit:)``).
+///
+/// An enumeration whose raw value is one becomes one by declaring the conformance.
+public protocol GuestRegisterValue: GuestValue {}
+
 extension GuestValue where Self: FixedWidthInteger {
     /// Passes the value sign- or zero-extended to 64 bits.
     public func store(into writer: inout GuestValueWriter) throws(SandboxError) {
@@ -27,18 +34,18 @@ extension GuestValue where Self: FixedWidthInteger {
     }
 }
 
-extension Int8: GuestValue {}
-extension Int16: GuestValue {}
-extension Int32: GuestValue {}
-extension Int64: GuestValue {}
-extension Int: GuestValue {}
-extension UInt8: GuestValue {}
-extension UInt16: GuestValue {}
-extension UInt32: GuestValue {}
-extension UInt64: GuestValue {}
-extension UInt: GuestValue {}
+extension Int8: GuestRegisterValue {}
+extension Int16: GuestRegisterValue {}
+extension Int32: GuestRegisterValue {}
+extension Int64: GuestRegisterValue {}
+extension Int: GuestRegisterValue {}
+extension UInt8: GuestRegisterValue {}
+extension UInt16: GuestRegisterValue {}
+extension UInt32: GuestRegisterValue {}
+extension UInt64: GuestRegisterValue {}
+extension UInt: GuestRegisterValue {}
 
-extension Bool: GuestValue {
+extension Bool: GuestRegisterValue {
     /// Passes 0 or 1.
     public func store(into writer: inout GuestValueWriter) throws(SandboxError) {
         try writer.appendInteger(self ? 1 : 0)
@@ -50,7 +57,7 @@ extension Bool: GuestValue {
     }
 }
 
-extension Double: GuestValue {
+extension Double: GuestRegisterValue {
     /// Passes the value in a vector register.
     public func store(into writer: inout GuestValueWriter) throws(SandboxError) {
         try writer.appendVector(bitPattern)
@@ -62,7 +69,7 @@ extension Double: GuestValue {
     }
 }
 
-extension Float: GuestValue {
+extension Float: GuestRegisterValue {
     /// Passes the value in a vector register.
     public func store(into writer: inout GuestValueWriter) throws(SandboxError) {
         try writer.appendVector(UInt64(bitPattern))

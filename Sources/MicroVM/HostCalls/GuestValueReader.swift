@@ -10,11 +10,12 @@ public struct GuestValueReader {
 
     private var source: Source
     private let mailbox: Mailbox
-    private let memory: GuestMemory
+    /// Not there where the guest may be running by now, or may have written to what a pointer names.
+    private let memory: GuestMemory?
     private var integerCount = 0
     private var vectorCount = 0
 
-    private init(_ source: Source, mailbox: Mailbox, memory: GuestMemory) {
+    private init(_ source: Source, mailbox: Mailbox, memory: GuestMemory?) {
         self.source = source
         self.mailbox = mailbox
         self.memory = memory
@@ -25,7 +26,7 @@ public struct GuestValueReader {
         GuestValueReader(.arguments(stack: mailbox.stackPointer &+ 8), mailbox: mailbox, memory: memory)
     }
 
-    static func result(mailbox: Mailbox, memory: GuestMemory) -> GuestValueReader {
+    static func result(mailbox: Mailbox, memory: GuestMemory?) -> GuestValueReader {
         GuestValueReader(.result, mailbox: mailbox, memory: memory)
     }
 
@@ -59,14 +60,19 @@ public struct GuestValueReader {
 
     /// Takes pointer and length, and lends the bytes they name until the guest runs again.
     ///
-    /// - Throws: ``SandboxError/Code/invalidPointer`` when the guest could not read all of them itself.
+    /// - Throws: ``SandboxError/Code/invalidPointer`` when the guest could not read all of them itself;
+    ///   ``SandboxError/Code/invalidResult`` for a ``GuestRegisterValue``, which has none.
     public mutating func nextBytes() throws(SandboxError) -> UnsafeRawBufferPointer {
+        guard let memory else {
+            throw SandboxError(.invalidResult, "A value that reads the guest's memory is no GuestRegisterValue.")
+        }
         let address = try nextInteger()
         let count = try nextInteger()
         return unsafe UnsafeRawBufferPointer(try memory.guestBytes(at: address, count: count, for: .read))
     }
 
     private mutating func nextStackWord(at address: UInt64) throws(SandboxError) -> UInt64 {
+        guard let memory else { throw Self.resultTooWide }
         let word = unsafe try memory.guestBytes(at: address, count: 8, for: .read).loadUnaligned(as: UInt64.self)
         source = .arguments(stack: address &+ 8)
         return word

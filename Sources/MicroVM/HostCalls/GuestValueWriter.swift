@@ -1,3 +1,20 @@
+/// Where arguments go that are passed by a pointer.
+protocol ArgumentMemory: AnyObject {
+    /// The guest addresses of the argument arena.
+    var arena: Range<UInt64> { get }
+
+    /// Where the host puts what the guest shall find at an address; must lie in the arena.
+    func argumentBytes(at address: UInt64, count: Int) -> UnsafeMutableRawBufferPointer
+}
+
+extension GuestMemory: ArgumentMemory {
+    var arena: Range<UInt64> { addressSpace.arena }
+
+    func argumentBytes(at address: UInt64, count: Int) -> UnsafeMutableRawBufferPointer {
+        unsafe hostBytes(at: address, count: count)
+    }
+}
+
 import CShims
 
 /// Puts values where the guest expects them: the arguments of a guest call, or the result of a host call.
@@ -6,22 +23,42 @@ public struct GuestValueWriter {
 
     private let destination: Destination
     private let mailbox: Mailbox
-    private let memory: GuestMemory
+    private let memory: any ArgumentMemory
     private var integerCount = 0
     private var vectorCount = 0
     private(set) var stackArgumentCount = 0
     /// The first free byte of the argument arena.
     private(set) var arenaPosition: UInt64
 
-    private init(_ destination: Destination, mailbox: Mailbox, memory: GuestMemory, arenaPosition: UInt64) {
+    private init(_ destination: Destination, mailbox: Mailbox, memory: any ArgumentMemory, arenaPosition: UInt64) {
         self.destination = destination
         self.mailbox = mailbox
         self.memory = memory
         self.arenaPosition = arenaPosition
     }
 
-    static func arguments(mailbox: Mailbox, memory: GuestMemory, arenaPosition: UInt64) -> GuestValueWriter {
+    static func arguments(
+        mailbox: Mailbox,
+        memory: any ArgumentMemory,
+        arenaPosition: UInt64
+    ) -> GuestValueWriter {
         GuestValueWriter(.arguments, mailbox: mailbox, memory: memory, arenaPosition: arenaPosition)
+    }
+
+    /// Arguments that have been written already, to a page like the mailbox.
+    static func arguments(
+        copying page: Mailbox,
+        _ stackArgumentCount: Int,
+        to mailbox: Mailbox,
+        _ memory: GuestMemory,
+        arenaPosition: UInt64
+    ) -> GuestValueWriter {
+        for index in 0..<6 { mailbox.setInteger(page.integer(at: index), at: index) }
+        for index in 0..<8 { mailbox.setVector(page.vector(at: index), at: index) }
+        for index in 0..<stackArgumentCount { mailbox.setStackArgument(page.stackArgument(at: index), at: index) }
+        var writer = arguments(mailbox: mailbox, memory: memory, arenaPosition: arenaPosition)
+        writer.stackArgumentCount = stackArgumentCount
+        return writer
     }
 
     static func result(mailbox: Mailbox, memory: GuestMemory, arenaPosition: UInt64) -> GuestValueWriter {
@@ -67,7 +104,7 @@ public struct GuestValueWriter {
     ///
     /// - Throws: ``SandboxError/Code/argumentTooLarge`` when the arena has no room for them.
     public mutating func appendBytes(_ bytes: UnsafeRawBufferPointer) throws(SandboxError) {
-        let arena = memory.addressSpace.arena
+        let arena = memory.arena
         let room = arena.upperBound - arenaPosition
         guard UInt64(bytes.count) < room else {
             throw SandboxError(
@@ -79,7 +116,7 @@ public struct GuestValueWriter {
             )
         }
         // Inside the arena, by the check above.
-        let destination = unsafe memory.hostBytes(at: arenaPosition, count: bytes.count + 1)
+        let destination = unsafe memory.argumentBytes(at: arenaPosition, count: bytes.count + 1)
         unsafe destination.copyMemory(from: bytes)
         unsafe destination[bytes.count] = 0
         let address = arenaPosition

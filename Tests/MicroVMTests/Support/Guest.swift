@@ -92,7 +92,7 @@ func startThread(stackSize: Int? = nil, _ body: @escaping @Sendable () -> Void) 
     // The attributes are this function's own, and the thread takes none of them with it; it takes over the reference
     // that was retained for it.
     unsafe withUnsafeTemporaryAllocation(of: pthread_attr_t.self, capacity: 1) { attributes in
-        let attributes = unsafe attributes.baseAddress!
+        let attributes = attributes.baseAddress!
         unsafe pthread_attr_init(attributes)
         defer { unsafe pthread_attr_destroy(attributes) }
         if let stackSize {
