@@ -50,8 +50,10 @@ static int confine_all(const cpu_set_t *place) {
             if (thread == 0 || sched_getaffinity(thread, sizeof(present), &present) < 0 || CPU_EQUAL(&present, place)) {
                 continue;
             }
-            changed = true;
-            if (sched_setaffinity(thread, sizeof(*place), place) < 0 && errno != ESRCH) {
+            if (sched_setaffinity(thread, sizeof(*place), place) == 0) {
+                changed = true;
+            } else if (errno != ESRCH && errno != EPERM) {
+                // Neither gone by now, nor KVM's own, which only a process with capabilities may move.
                 error = errno;
             }
         }
@@ -82,7 +84,8 @@ int placement_end(void) {
 
 int placement_adopt_guest(void) {
     const cpu_set_t *place = atomic_load_explicit(&guest, memory_order_acquire);
-    return place != NULL && sched_setaffinity(0, sizeof(*place), place) < 0 ? errno : 0;
+    // On the first one are all threads anyway, and a virtual CPU's thread that is confined may not even ask.
+    return place != NULL && place != &first && sched_setaffinity(0, sizeof(*place), place) < 0 ? errno : 0;
 }
 
 void placement_leave_guest(pthread_t thread) {

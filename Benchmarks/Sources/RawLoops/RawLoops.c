@@ -27,7 +27,7 @@
 #define FOLD_INPUT 24576
 #define FOLD_OUTPUT 8192
 
-extern const uint8_t raw_trampoline[], raw_host_thunk[], raw_trampoline_end[];
+extern const uint8_t raw_trampoline[], raw_host_thunk[], raw_batch[], raw_trampoline_end[];
 
 // MARK: The machine
 
@@ -159,6 +159,30 @@ static int guest_call(struct job *job) {
         bool returned = call_add(job->machine, i, 42);
         job->samples[i] = now() - start;
         if (!returned) {
+            return EPROTO;
+        }
+    }
+    return 0;
+}
+
+static int stream_calls(struct job *job) {
+    raw_machine *machine = job->machine;
+    for (size_t i = 0; i < job->count; i++) {
+        uint64_t start = now();
+        for (size_t call = 0; call < RAW_BATCH; call++) {
+            *word(machine, RAW_ARENA + 16 * call) = call;
+            *word(machine, RAW_ARENA + 16 * call + 8) = 42;
+        }
+        *word(machine, RAW_MAILBOX + RAW_FUNCTION) = RAW_TRAMPOLINE + (uint64_t)(raw_batch - raw_trampoline);
+        *word(machine, RAW_MAILBOX + RAW_FIRST) = RAW_ARENA;
+        *word(machine, RAW_MAILBOX + RAW_SECOND) = RAW_BATCH;
+        *word(machine, RAW_MAILBOX + RAW_HOST_FIRST) = machine->module->add;
+        bool right = enter(machine, RAW_RETURN_PORT);
+        for (size_t call = 0; call < RAW_BATCH; call++) {
+            right &= *word(machine, RAW_ARENA + 16 * call) == call + 42;
+        }
+        job->samples[i] = (now() - start) / RAW_BATCH;
+        if (!right) {
             return EPROTO;
         }
     }
@@ -323,6 +347,10 @@ void raw_machine_destroy(raw_machine *machine) {
 
 int raw_guest_call(raw_machine *machine, uint64_t *samples, size_t count) {
     return raw_perform((struct job){.body = guest_call, .machine = machine, .samples = samples, .count = count});
+}
+
+int raw_stream_calls(raw_machine *machine, uint64_t *samples, size_t count) {
+    return raw_perform((struct job){.body = stream_calls, .machine = machine, .samples = samples, .count = count});
 }
 
 int raw_host_call(raw_machine *machine, uint64_t *samples, size_t count) {

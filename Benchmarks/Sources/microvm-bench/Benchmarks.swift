@@ -8,6 +8,16 @@ extension Benchmark {
             Benchmark(name: "guest_call", ours: library.guestCall, raw: machine.guestCall),
             guestCallHop("guest_call_hop", .oneProcessor, machine, library),
             guestCallHop("guest_call_hop_other_processor", .twoProcessors, machine, library),
+            Benchmark(
+                name: "stream_calls",
+                share: 0.1,
+                ours: library.streamCalls,
+                raw: machine.streamCalls,
+                derived: { summaries in
+                    guard let ours = summaries["ours"] else { return [] }
+                    return [("calls_per_second", 1e6 / ours.p50)]
+                }
+            ),
             Benchmark(name: "host_call", ours: library.hostCall, raw: machine.hostCall),
             Benchmark(name: "call_24k_in_8k_out", ours: library.foldCall, raw: machine.foldCall),
             Benchmark(

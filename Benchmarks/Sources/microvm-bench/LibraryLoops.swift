@@ -1,6 +1,7 @@
 import BenchmarkThreads
 import Glibc
 import MicroVM
+import RawLoops
 import Synchronization
 import SystemPackage
 
@@ -39,6 +40,29 @@ struct LibraryLoops {
                 let sum = try await add(UInt64(index), 1)
                 times[index] = now() - begin
                 guard sum == UInt64(index) + 1 else { throw Errno.protocolError }
+            }
+            return times
+        }
+    }
+
+    /// A stream of `add`: a sample is the time that RAW_BATCH results took, divided by as many.
+    func streamCalls(count: Int) async throws -> [UInt64] {
+        let add = try sandbox.function("add", as: ((UInt64, UInt64) -> UInt64).self)
+        let batch = UInt64(RAW_BATCH)
+        return try await sandbox.run { _ in
+            try Placement.adoptGuest()
+            var times = [UInt64](repeating: 0, count: count)
+            // As many before the first sample, because a stream begins with few calls at a time.
+            let requests = (0..<UInt64(count + 1) * batch).lazy.map { ($0, UInt64(42)) }
+            var sums = add.stream(requests, maximumBatch: Int(RAW_BATCH)).makeAsyncIterator()
+            var begin = now()
+            for index in 0...count {
+                for call in UInt64(index) * batch..<UInt64(index + 1) * batch {
+                    guard try await sums.next() == call + 42 else { throw Errno.protocolError }
+                }
+                let end = now()
+                if index > 0 { times[index - 1] = (end - begin) / batch }
+                begin = end
             }
             return times
         }

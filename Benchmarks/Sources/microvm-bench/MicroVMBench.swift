@@ -1,4 +1,5 @@
 import ArgumentParser
+import BenchmarkThreads
 import Foundation
 import MicroVM
 import RawLoops
@@ -23,7 +24,8 @@ struct MicroVMBench: AsyncParsableCommand {
     @Flag(
         help: """
             Confine the process before anything is measured. What that costs shows between runs with and without it: \
-            plain C is confined as well.
+            plain C is confined as well. Only benchmarks on one processor run then: a confined virtual CPU's thread \
+            moves to no other.
             """
     )
     var confined = false
@@ -46,6 +48,7 @@ struct MicroVMBench: AsyncParsableCommand {
     }
 
     func run() async throws {
+        heaps_begin_large()
         guard let modulePath = Bundle.module.path(forResource: "workload", ofType: "so") else {
             throw ValidationError("The guest module workload.so is missing beside the executable. Build it again.")
         }
@@ -67,6 +70,7 @@ struct MicroVMBench: AsyncParsableCommand {
             print(Report.tableHeader)
         }
         for benchmark in known where benchmarks.isEmpty || benchmarks.contains(benchmark.name) {
+            if confined, benchmark.placement != .oneProcessor { continue }
             let report = try await benchmark.run(iterations: iterations)
             print(json ? report.jsonLine : report.tableRows)
             fflush(nil)

@@ -42,6 +42,10 @@ struct RawMachine {
         try unsafe samples(count) { unsafe raw_guest_call(machine, $0, count) }
     }
 
+    func streamCalls(count: Int) throws -> [UInt64] {
+        try unsafe samples(count) { unsafe raw_stream_calls(machine, $0, count) }
+    }
+
     func guestCallHop(count: Int) throws -> [UInt64] {
         try unsafe samples(count) { unsafe raw_guest_call_hop(machine, $0, count) }
     }

@@ -30,6 +30,10 @@ void raw_machine_destroy(raw_machine *machine);
 /// One guest call of `add` with two integers: arguments written, entered, returned, result read and checked.
 int raw_guest_call(raw_machine *machine, uint64_t *samples, size_t count);
 
+/// Guest calls of `add`, RAW_BATCH with each entry: a sample is the time of that divided by as many.
+#define RAW_BATCH 1024
+int raw_stream_calls(raw_machine *machine, uint64_t *samples, size_t count);
+
 /// One host call of a guest that loops over its import: from one exit of the guest to the next.
 int raw_host_call(raw_machine *machine, uint64_t *samples, size_t count);
 
