@@ -174,8 +174,8 @@ extension GuestFunction where Result: Sendable {
     ///
     /// - Parameters:
     ///   - requests: the arguments of each call; taken as the results are asked for.
-    ///   - maximumBatch: how many calls are made at once at most; at least 1. Their arguments take 136 bytes each of the
-    ///     argument arena, of which they get no more than half.
+    ///   - maximumBatch: how many calls are made at once at most; at least 1. Each takes 136 bytes of the argument
+    ///     arena, and all together no more than half of it; what pointers name comes on top.
     ///   - timeLimit: the wall-clock time that each batch may take; ``SandboxConfiguration/timeLimit`` unless given.
     ///   - cpuTimeLimit: the CPU time that each batch may use; ``SandboxConfiguration/cpuTimeLimit`` unless given.
     @inlinable

@@ -43,7 +43,8 @@ import Testing
         let negate = try sandbox.function("negate_i8", as: ((Int8) -> Int8).self)
         #expect(await drain(negate.stream(Int8.min...Int8.max)).results == (Int8.min...Int8.max).map { 0 &- $0 })
         let add = try sandbox.function("add_f64", as: ((Double, Double) -> Double).self)
-        #expect(await drain(add.stream((0..<100).map { (Double($0), 0.5) })).results == (0..<100).map { Double($0) + 0.5 })
+        let sums = await drain(add.stream((0..<100).map { (Double($0), 0.5) }))
+        #expect(sums.results == (0..<100).map { Double($0) + 0.5 })
         let scale = try sandbox.function("add_f32", as: ((Float, Float) -> Float).self)
         #expect(await drain(scale.stream([(1.5, 2), (-1, 1)])).results == [3.5, 0])
         let and = try sandbox.function("and_bool", as: ((Bool, Bool) -> Bool).self)
@@ -194,7 +195,8 @@ import Testing
                 }
             )
         )
-        var results = try sandbox.function("note", as: ((UInt64) -> Int64).self).stream(UInt64(1)...).makeAsyncIterator()
+        let note = try sandbox.function("note", as: ((UInt64) -> Int64).self)
+        var results = note.stream(UInt64(1)...).makeAsyncIterator()
         #expect(try await results.next() == 0)
         #expect(try await results.next() == 0)
         await #expect(throws: Own.self) { try await results.next() }

@@ -15,8 +15,8 @@ public protocol GuestValue: Sendable {
     static func load(from reader: inout GuestValueReader) throws(SandboxError) -> Self
 }
 
-/// A guest value that is whole in registers: to take it, nothing is read of the guest's memory, which may hold something
-/// else by then. Only functions that return such values, or nothing, can be called many at a time
+/// A guest value that is whole in registers: to take it, nothing is read of the guest's memory, which may hold
+/// something else by then. Only functions that return such values, or nothing, can be called many at a time
 /// (``GuestFunction/stream(_:maximumBatch:timeLimit:cpuTimeLimit:)``).
 ///
 /// An enumeration whose raw value is one becomes one by declaring the conformance.
