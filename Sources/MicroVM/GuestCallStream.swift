@@ -19,6 +19,7 @@
 /// Functions whose results are not ``GuestRegisterValue``, and calls with more arguments than registers hold, are
 /// called one by one.
 public struct GuestCallStream<Requests: Sequence, Result: Sendable>: AsyncSequence {
+    /// A result.
     public typealias Element = Result
 
     @usableFromInline let requests: Requests
@@ -29,6 +30,7 @@ public struct GuestCallStream<Requests: Sequence, Result: Sendable>: AsyncSequen
         self.calls = calls
     }
 
+    /// Begins with the first request; every iteration calls all of them anew.
     @inlinable
     public func makeAsyncIterator() -> Iterator { Iterator(requests.makeIterator(), calls) }
 
