@@ -28,12 +28,10 @@ enum EventStream {
     }
 
     static func event(_ name: String, number: UInt64? = nil, _ value: some Encodable) throws -> ByteBuffer {
-        let encoder = JSONEncoder()
-        encoder.outputFormatting = [.withoutEscapingSlashes, .sortedKeys]
         var buffer = ByteBuffer()
         if let number { buffer.writeString("id: \(number)\n") }
         buffer.writeString("event: \(name)\ndata: ")
-        buffer.writeBytes(try encoder.encode(value))
+        buffer.writeBytes(try JSONEncoder.ofAnswers.encode(value))
         buffer.writeString("\n\n")
         return buffer
     }

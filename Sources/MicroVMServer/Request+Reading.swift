@@ -133,12 +133,10 @@ extension Response {
         status: HTTPResponse.Status = .ok,
         headers: HTTPFields = HTTPFields()
     ) -> Response {
-        let encoder = JSONEncoder()
-        encoder.outputFormatting = [.withoutEscapingSlashes, .sortedKeys]
         var headers = headers
         headers[.contentType] = "application/json"
         // Numbers that JSON does not have are written as text before they come here.
-        guard let data = try? encoder.encode(value) else {
+        guard let data = try? JSONEncoder.ofAnswers.encode(value) else {
             let failure = API.Failure(.internalServerError, "failed", "The answer cannot be written as JSON.")
             return Response(
                 status: .internalServerError,
@@ -147,6 +145,17 @@ extension Response {
             )
         }
         return Response(status: status, headers: headers, body: ResponseBody(byteBuffer: ByteBuffer(bytes: data)))
+    }
+
+    /// An answer in JSON that writes itself.
+    static func json(
+        _ value: some JSONWritable,
+        status: HTTPResponse.Status = .ok,
+        headers: HTTPFields = HTTPFields()
+    ) -> Response {
+        var headers = headers
+        headers[.contentType] = "application/json"
+        return Response(status: status, headers: headers, body: ResponseBody(byteBuffer: ByteBuffer(bytes: value.json)))
     }
 
     /// Bytes as they are, which no browser is to take for anything else.

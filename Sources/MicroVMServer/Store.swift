@@ -167,14 +167,13 @@ final class Store: CallRecorder {
             case .ended(let call): documents[call.id.rawValue] = (call, call)
             }
         }
-        let encoder = JSONEncoder()
-        let rows = documents.values.compactMap { accepted, ended -> (call: CallStatus, document: Data)? in
+        let rows = documents.values.map { accepted, ended -> (call: CallStatus, document: Data) in
             let call = ended ?? accepted
             var document = API.Call(call)
             document.sample = nil
             // What is long is not kept.
             if case .returned(let value?) = call.outcome, value.size > 64 << 10 { document.outcome?.result = nil }
-            return (try? encoder.encode(document)).map { (call, $0) }
+            return (call, Data(document.json))
         }
         let last = documents.keys.max() ?? 0
         let oldest = Int64(last) - Int64(recordedCalls)

@@ -170,7 +170,7 @@ public actor Supervisor {
 
     /// All calls that wait or run, in the order in which they were accepted.
     public func list() -> [CallStatus] {
-        calls.values.map(\.status).sorted { $0.id < $1.id }
+        calls.values.sorted { $0.id < $1.id }.map(\.status)
     }
 
     /// The calls that are over and not forgotten, the last one first.

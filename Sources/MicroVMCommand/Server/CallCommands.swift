@@ -40,7 +40,7 @@ struct PSCommand: ClientCommand {
         query.add("module", module)
         query.add("label", label)
         let answer = try await client.request("GET", "/v1/calls\(query.text)")
-        try write(answer, as: API.Calls.self) { CallText.table($0.calls) }
+        try write(answer, as: API.CallLines.self) { CallText.table($0.calls) }
     }
 }
 

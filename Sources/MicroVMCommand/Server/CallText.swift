@@ -5,13 +5,13 @@ import MicroVMSupervisor
 
 /// Calls as people read them.
 enum CallText {
-    static func table(_ calls: [API.Call]) -> String {
+    static func table(_ calls: [API.CallLine]) -> String {
         guard !calls.isEmpty else { return "No calls.\n" }
         var rows = [["CALL", "STATE", "MODULE", "FUNCTION", "AGE", "CPU", "OUTPUT", "LABELS", "WHERE"]]
         for call in calls {
             let cpuTime = (call.statistics ?? call.sample?.statistics)?.cpuTimeMicroseconds
             rows.append([
-                "\(call.id)", state(call), call.module.printable, call.function.printable,
+                "\(call.id)", state(call.state, call.outcome), call.module.printable, call.function.printable,
                 time(call.elapsedMicroseconds ?? call.queuedMicroseconds), cpuTime.map(time) ?? "-",
                 bytes(call.outputBytes),
                 call.labels.sorted { $0.key < $1.key }.map { "\($0)=\($1)".printable }.joined(separator: ","),
@@ -22,8 +22,8 @@ enum CallText {
     }
 
     /// How a call is, or how it ended.
-    static func state(_ call: API.Call) -> String {
-        guard let outcome = call.outcome else { return call.state }
+    static func state(_ state: String, _ outcome: API.Outcome?) -> String {
+        guard let outcome else { return state }
         let detail = outcome.fault?.kind ?? outcome.limit ?? outcome.killedBy ?? outcome.error?.code
         return detail.map { "\(outcome.kind):\($0)".printable } ?? outcome.kind.printable
     }
@@ -69,7 +69,7 @@ enum CallText {
     /// How a call ended that has not returned, with where it was.
     static func ending(_ call: API.Call) -> String {
         guard let outcome = call.outcome else { return "Call \(call.id) is \(call.state).\n" }
-        var lines = ["Call \(call.id) \(state(call))"]
+        var lines = ["Call \(call.id) \(state(call.state, call.outcome))"]
         if let message = outcome.fault?.message ?? outcome.error?.message { lines[0] += ": \(message.printable)" }
         if let address = outcome.fault?.address { lines[0] += " at \(address.printable)" }
         if let place = outcome.place {
@@ -107,7 +107,7 @@ enum CallText {
         let statistics = inspection.statistics
         let rows = [
             ["call", "\(inspection.call.id)"],
-            ["state", state(inspection.call)],
+            ["state", state(inspection.call.state, inspection.call.outcome)],
             ["function", "\(inspection.call.module.printable) \(inspection.call.function.printable)"],
             ["duration", time(statistics.durationMicroseconds)],
             ["stopped", time(statistics.stoppedMicroseconds)],

@@ -242,6 +242,26 @@ extension API {
         }
     }
 
+    /// What of a call is shown in a list: whoever wants no more of a thousand calls need not read the rest.
+    package struct CallLine: Decodable, Sendable {
+        package var id: UInt64
+        package var module: String
+        package var function: String
+        package var labels: [String: String]
+        package var state: String
+        package var queuedMicroseconds: Double
+        package var elapsedMicroseconds: Double?
+        package var outputBytes: UInt64
+        package var sample: Sample?
+        package var outcome: Outcome?
+        package var statistics: Statistics?
+    }
+
+    /// The same of several calls.
+    package struct CallLines: Decodable, Sendable {
+        package var calls: [CallLine]
+    }
+
     /// Calls, the totals of which they may be a part.
     package struct Calls: Codable, Sendable {
         package var calls: [Call]

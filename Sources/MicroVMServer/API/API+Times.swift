@@ -2,6 +2,8 @@
 import MicroVMSupervisor
 
 extension WallTime {
+    private static let powersOfTen: [Int64] = [1, 10, 100, 1000, 10_000, 100_000]
+
     /// As in RFC 3339, in UTC and with microseconds: `2026-11-30T06:24:57.123456Z`.
     package var text: String {
         let microseconds = nanoseconds / 1000
@@ -19,13 +21,25 @@ extension WallTime {
         let dayOfMonth = dayOfYear - (153 * shiftedMonth + 2) / 5 + 1
         let month = shiftedMonth < 10 ? shiftedMonth + 3 : shiftedMonth - 9
         let year = yearOfEra + era * 400 + (month <= 2 ? 1 : 0)
-        func digits(_ number: Int64, _ count: Int) -> String {
-            let text = String(number)
-            return String(repeating: "0", count: max(0, count - text.count)) + text
+        var text: [UInt8] = []
+        text.reserveCapacity(27)
+        func append(_ number: Int64, digits: Int, _ separator: Unicode.Scalar) {
+            var divisor = Self.powersOfTen[digits - 1]
+            while divisor > 0 {
+                text.append(UInt8(ascii: "0") + UInt8(number / divisor % 10))
+                divisor /= 10
+            }
+            text.append(UInt8(ascii: separator))
         }
-        return "\(digits(year, 4))-\(digits(month, 2))-\(digits(dayOfMonth, 2))T"
-            + "\(digits(second / 3600, 2)):\(digits(second / 60 % 60, 2)):\(digits(second % 60, 2))."
-            + "\(digits(fraction, 6))Z"
+        // Nanoseconds in 64 bits do not leave the years of four digits.
+        append(year, digits: 4, "-")
+        append(month, digits: 2, "-")
+        append(dayOfMonth, digits: 2, "T")
+        append(second / 3600, digits: 2, ":")
+        append(second / 60 % 60, digits: 2, ":")
+        append(second % 60, digits: 2, ".")
+        append(fraction, digits: 6, "Z")
+        return String(decoding: text, as: UTF8.self)
     }
 }
 

@@ -114,14 +114,14 @@ private struct AnyKey: CodingKey {
 extension Decoder {
     /// Refuses an object with members that mean nothing, which would else be mistakes that nobody notices.
     func allowOnly<Key: CodingKey & CaseIterable>(_ keys: Key.Type) throws {
-        let known = Set(Key.allCases.map(\.stringValue))
-        let container = try container(keyedBy: AnyKey.self)
-        guard let unknown = container.allKeys.map(\.stringValue).filter({ !known.contains($0) }).min() else { return }
+        let names = try container(keyedBy: AnyKey.self).allKeys.map(\.stringValue)
+        guard let unknown = names.filter({ Key(stringValue: $0) == nil }).min() else { return }
+        let known = Key.allCases.map(\.stringValue).sorted()
         throw DecodingError.dataCorrupted(
             DecodingError.Context(
                 codingPath: codingPath,
                 debugDescription: "“\(unknown.printable)” is no member here; there are "
-                    + known.sorted().joined(separator: ", ") + "."
+                    + known.joined(separator: ", ") + "."
             )
         )
     }
