@@ -19,6 +19,7 @@ public struct GuestCall<Result: Sendable>: Sendable {
         _ sandbox: Sandbox,
         timeLimit: Duration?,
         cpuTimeLimit: Duration?,
+        executorPreference: (any TaskExecutor)? = nil,
         _ body: @escaping @Sendable (CallOptions) async throws -> Result
     ) {
         let pending = PendingCall()
@@ -27,7 +28,7 @@ public struct GuestCall<Result: Sendable>: Sendable {
         killSwitch = KillSwitch(call: pending, interruptHandle: sandbox.interruptHandle)
         // Whoever starts it does not have to wait for it, also when that is a host function.
         task = HostCallChain.$current.withValue(nil) {
-            Task {
+            Task(executorPreference: executorPreference) {
                 defer { pending.end() }
                 do {
                     return try await body(options)
@@ -102,16 +103,24 @@ extension Sandbox {
 
     /// Starts a call with arguments whose types are known only at run time.
     ///
+    /// - Parameter executorPreference: where the call's task runs while the guest does not; on the global executor
+    ///   unless given.
     /// - Throws: as ``start(_:_:timeLimit:cpuTimeLimit:returning:)``.
     public nonisolated func start<Result: GuestValue>(
         _ name: String,
         arguments: [any GuestValue],
         timeLimit: Duration? = nil,
         cpuTimeLimit: Duration? = nil,
+        executorPreference: (any TaskExecutor)? = nil,
         returning resultType: Result.Type = Result.self
     ) throws(SandboxError) -> GuestCall<Result> {
         let offset = try module.exportedFunction(named: name).address
-        return GuestCall(self, timeLimit: timeLimit, cpuTimeLimit: cpuTimeLimit) { options in
+        return GuestCall(
+            self,
+            timeLimit: timeLimit,
+            cpuTimeLimit: cpuTimeLimit,
+            executorPreference: executorPreference
+        ) { options in
             try await self.perform(offset, arguments: arguments, options: options) { reader throws(SandboxError) in
                 try Result.load(from: &reader)
             }
@@ -125,10 +134,16 @@ extension Sandbox {
         _ name: String,
         arguments: [any GuestValue],
         timeLimit: Duration? = nil,
-        cpuTimeLimit: Duration? = nil
+        cpuTimeLimit: Duration? = nil,
+        executorPreference: (any TaskExecutor)? = nil
     ) throws(SandboxError) -> GuestCall<Void> {
         let offset = try module.exportedFunction(named: name).address
-        return GuestCall(self, timeLimit: timeLimit, cpuTimeLimit: cpuTimeLimit) { options in
+        return GuestCall(
+            self,
+            timeLimit: timeLimit,
+            cpuTimeLimit: cpuTimeLimit,
+            executorPreference: executorPreference
+        ) { options in
             try await self.perform(offset, arguments: arguments, options: options) { _ in }
         }
     }

@@ -69,15 +69,22 @@ extension Sandbox {
     /// Starts to go on with the call that the snapshot was taken in the middle of, so that it can be awaited and ended
     /// by itself.
     ///
-    /// - Parameters: as those of ``resume(timeLimit:cpuTimeLimit:returning:)``.
+    /// - Parameters: as those of ``resume(timeLimit:cpuTimeLimit:returning:)``, and where the call's task runs while
+    ///   the guest does not; on the global executor unless given.
     /// - Returns: the rest of the call. Where there is none to go on with, its result is
     ///   ``SandboxError/Code/invalidArgument``.
     public nonisolated func startResuming<Result: GuestValue>(
         timeLimit: Duration? = nil,
         cpuTimeLimit: Duration? = nil,
+        executorPreference: (any TaskExecutor)? = nil,
         returning resultType: Result.Type = Result.self
     ) -> GuestCall<Result> {
-        GuestCall(self, timeLimit: timeLimit, cpuTimeLimit: cpuTimeLimit) { options in
+        GuestCall(
+            self,
+            timeLimit: timeLimit,
+            cpuTimeLimit: cpuTimeLimit,
+            executorPreference: executorPreference
+        ) { options in
             var options = options
             options.resumes = true
             return try await self.performResumed(options) { reader throws(SandboxError) in
@@ -88,12 +95,19 @@ extension Sandbox {
 
     /// Starts to go on with a call of a function that returns nothing.
     ///
-    /// - Parameters: as those of ``resume(timeLimit:cpuTimeLimit:returning:)``.
+    /// - Parameters: as those of ``resume(timeLimit:cpuTimeLimit:returning:)``, and where the call's task runs while
+    ///   the guest does not; on the global executor unless given.
     public nonisolated func startResuming(
         timeLimit: Duration? = nil,
-        cpuTimeLimit: Duration? = nil
+        cpuTimeLimit: Duration? = nil,
+        executorPreference: (any TaskExecutor)? = nil
     ) -> GuestCall<Void> {
-        GuestCall(self, timeLimit: timeLimit, cpuTimeLimit: cpuTimeLimit) { options in
+        GuestCall(
+            self,
+            timeLimit: timeLimit,
+            cpuTimeLimit: cpuTimeLimit,
+            executorPreference: executorPreference
+        ) { options in
             var options = options
             options.resumes = true
             try await self.performResumed(options) { _ in }

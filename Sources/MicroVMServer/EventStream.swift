@@ -37,12 +37,12 @@ enum EventStream {
     }
 
     /// All events of a supervisor from now on.
-    static func events(of supervisor: Supervisor) -> Response {
+    static func events(of supervisor: Supervisor, on eventLoop: any EventLoop) -> Response {
         let events = supervisor.events()
         return response { writer in
             while true {
                 let iterator = events.makeAsyncIterator()
-                let next = await waiting {
+                let next = await waiting(on: eventLoop) {
                     var iterator = iterator
                     return await iterator.next()
                 }
@@ -59,7 +59,7 @@ enum EventStream {
     }
 
     /// What a call writes, from a place on, until its end.
-    static func output(_ output: CallOutput, from offset: UInt64) -> Response {
+    static func output(_ output: CallOutput, from offset: UInt64, on eventLoop: any EventLoop) -> Response {
         response { writer in
             var offset = offset
             while true {
@@ -71,7 +71,7 @@ enum EventStream {
                 if pieces.isEmpty {
                     guard mayGoOn else { break }
                     let place = offset
-                    let next = await waiting { () -> Bool? in
+                    let next = await waiting(on: eventLoop) { () -> Bool? in
                         await output.wait(beyond: place)
                         return true
                     }
@@ -94,6 +94,7 @@ enum EventStream {
 
     /// Waits for a value, but not for long. What comes at the last moment is not lost.
     private static func waiting<Value: Sendable>(
+        on eventLoop: any EventLoop,
         _ body: @escaping @Sendable () async -> Value?
     ) async -> Waited<Value> {
         await withTaskGroup(of: Waited<Value>.self) { group in
@@ -102,7 +103,7 @@ enum EventStream {
                 return .value(value)
             }
             group.addTask {
-                try? await Task.sleep(for: heartbeat)
+                await eventLoop.sleep(for: heartbeat)
                 return .nothing
             }
             guard let first = await group.next() else { return .over }

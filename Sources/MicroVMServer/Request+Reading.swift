@@ -9,7 +9,7 @@ import NIOCore
 
 extension Request {
     /// The whole body, if it is not too long and does not take too long.
-    func bytes(upTo limit: Int, within time: Duration) async throws -> [UInt8] {
+    func bytes(upTo limit: Int, within time: Duration, _ context: ServerContext) async throws -> [UInt8] {
         @Sendable func tooLarge() -> API.Failure {
             API.Failure(
                 .contentTooLarge,
@@ -20,21 +20,15 @@ extension Request {
         }
         if let length = headers[.contentLength].flatMap({ Int($0) }), length > limit { throw tooLarge() }
         let body = body
-        return try await withThrowingTaskGroup(of: [UInt8]?.self) { group in
-            group.addTask {
-                var bytes: [UInt8] = []
+        return try await context.channel.eventLoop.cancelling(after: time) {
+            var bytes: [UInt8] = []
+            do {
                 for try await piece in body {
                     if bytes.count + piece.readableBytes > limit { throw tooLarge() }
                     bytes += piece.readableBytesView
                 }
-                return bytes
-            }
-            group.addTask {
-                try await Task.sleep(for: time)
-                return nil
-            }
-            defer { group.cancelAll() }
-            guard let first = try await group.next(), let bytes = first else {
+                try Task.checkCancellation()
+            } catch is CancellationError {
                 throw API.Failure(
                     .requestTimeout,
                     "bodyTooSlow",
@@ -47,17 +41,22 @@ extension Request {
     }
 
     /// The body's JSON.
-    func json<Value: Decodable>(_ type: Value.Type, _ configuration: ServerConfiguration) async throws -> Value {
-        let bytes = try await bytes(upTo: configuration.maximumBodySize, within: configuration.bodyTime)
+    func json<Value: Decodable>(
+        _ type: Value.Type,
+        _ configuration: ServerConfiguration,
+        _ context: ServerContext
+    ) async throws -> Value {
+        let bytes = try await bytes(upTo: configuration.maximumBodySize, within: configuration.bodyTime, context)
         return try JSONDecoder().decode(type, from: Data(bytes))
     }
 
     /// The body's JSON, or nil where the body is empty, which clients announce in more than one way.
     func jsonIfAny<Value: Decodable>(
         _ type: Value.Type,
-        _ configuration: ServerConfiguration
+        _ configuration: ServerConfiguration,
+        _ context: ServerContext
     ) async throws -> Value? {
-        let bytes = try await bytes(upTo: configuration.maximumBodySize, within: configuration.bodyTime)
+        let bytes = try await bytes(upTo: configuration.maximumBodySize, within: configuration.bodyTime, context)
         return bytes.isEmpty ? nil : try JSONDecoder().decode(type, from: Data(bytes))
     }
 

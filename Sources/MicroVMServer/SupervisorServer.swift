@@ -5,6 +5,7 @@ import HummingbirdCore
 import Logging
 package import MicroVMSupervisor
 import NIOCore
+import NIOPosix
 import ServiceLifecycle
 import Synchronization
 import SystemPackage
@@ -30,6 +31,9 @@ package final class SupervisorServer: Sendable {
     private let store: Store
     private let locks: [ServerLock]
     private let coreDumps: FilePath?
+    /// Where connections are served: one for all, because the supervisor is one for all.
+    private let eventLoop = MultiThreadedEventLoopGroup.singleton.next()
+    private let executor: EventLoopExecutor
     private let hasListened = Mutex(false)
 
     /// Opens what is kept on the disk. Nothing is reachable before ``run(whenListening:)``.
@@ -56,12 +60,14 @@ package final class SupervisorServer: Sendable {
             }
             locks.append(try ServerLock(FilePath(path.string + ".lock"), of: "the socket \(path)"))
         }
+        executor = EventLoopExecutor(eventLoop)
         self.locks = locks
         self.configuration = configuration
         store = try Store(directory: configuration.directory, recordedCalls: configuration.recordedCalls)
         var settings = configuration.supervisor
         settings.firstCall = store.nextCall
         settings.recorder = store
+        settings.taskExecutor = executor
         supervisor = Supervisor(configuration: settings)
     }
 
@@ -100,7 +106,7 @@ package final class SupervisorServer: Sendable {
         }
         let result = await Self.result {
             try await withThrowingTaskGroup(of: ShutdownReport?.self) { group in
-                group.addTask {
+                group.addTask(executorPreference: executor) {
                     try await services.run()
                     return nil
                 }
@@ -173,6 +179,7 @@ package final class SupervisorServer: Sendable {
                 self.hasListened.withLock { $0 = true }
                 await whenListening(summary)
             },
+            eventLoopGroupProvider: .shared(eventLoop),
             logger: logger
         )
         var services = ServiceGroupConfiguration(services: [application], logger: logger)

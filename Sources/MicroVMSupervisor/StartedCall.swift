@@ -12,7 +12,8 @@ struct StartedCall: Sendable {
         _ request: CallRequest,
         limits: CallLimits,
         resumes: Bool,
-        in sandbox: Sandbox
+        in sandbox: Sandbox,
+        executor: (any TaskExecutor)?
     ) throws {
         func start<Value: GuestValue>(
             _ type: Value.Type,
@@ -20,13 +21,19 @@ struct StartedCall: Sendable {
         ) throws -> StartedCall {
             let call =
                 if resumes {
-                    sandbox.startResuming(timeLimit: limits.time, cpuTimeLimit: limits.cpuTime, returning: type)
+                    sandbox.startResuming(
+                        timeLimit: limits.time,
+                        cpuTimeLimit: limits.cpuTime,
+                        executorPreference: executor,
+                        returning: type
+                    )
                 } else {
                     try sandbox.start(
                         request.function,
                         arguments: request.arguments.compactMap(\.guestValue),
                         timeLimit: limits.time,
                         cpuTimeLimit: limits.cpuTime,
+                        executorPreference: executor,
                         returning: type
                     )
                 }
@@ -49,13 +56,18 @@ struct StartedCall: Sendable {
         case .void:
             let call =
                 if resumes {
-                    sandbox.startResuming(timeLimit: limits.time, cpuTimeLimit: limits.cpuTime)
+                    sandbox.startResuming(
+                        timeLimit: limits.time,
+                        cpuTimeLimit: limits.cpuTime,
+                        executorPreference: executor
+                    )
                 } else {
                     try sandbox.start(
                         request.function,
                         arguments: request.arguments.compactMap(\.guestValue),
                         timeLimit: limits.time,
-                        cpuTimeLimit: limits.cpuTime
+                        cpuTimeLimit: limits.cpuTime,
+                        executorPreference: executor
                     )
                 }
             self = StartedCall(call) { .void }

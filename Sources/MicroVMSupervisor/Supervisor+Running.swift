@@ -33,6 +33,7 @@ extension Supervisor {
         let snapshot: Snapshot?
         let pool: SandboxPool
         let output: CallOutput
+        let executor: (any TaskExecutor)?
     }
 
     func begin(_ call: SupervisedCall) {
@@ -47,10 +48,11 @@ extension Supervisor {
             limits: call.limits,
             snapshot: call.origin?.snapshot,
             pool: call.module.pool,
-            output: call.output
+            output: call.output,
+            executor: configuration.taskExecutor
         )
         publish(.started, call)
-        Task.detached { await self.run(job) }
+        Task.detached(executorPreference: job.executor) { await self.run(job) }
     }
 
     @concurrent
@@ -63,7 +65,13 @@ extension Supervisor {
                 do {
                     // The guest's output is that of this call: the call's task inherits the value.
                     started = try CallOutput.$current.withValue(job.output) {
-                        try StartedCall(job.request, limits: job.limits, resumes: job.snapshot != nil, in: sandbox)
+                        try StartedCall(
+                            job.request,
+                            limits: job.limits,
+                            resumes: job.snapshot != nil,
+                            in: sandbox,
+                            executor: job.executor
+                        )
                     }
                 } catch {
                     return await self.end(job.id, .failure(error), nil)

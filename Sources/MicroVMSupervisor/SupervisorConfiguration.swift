@@ -32,6 +32,8 @@ public struct SupervisorConfiguration: Sendable {
     public var firstCall = CallID(rawValue: 1)
     /// Who keeps records of calls; nobody unless set.
     public var recorder: (any CallRecorder)?
+    /// Where the tasks of calls run while no guest does; on the global executor unless set.
+    public var taskExecutor: (any TaskExecutor)?
     #if Logging
     /// Where the supervisor logs what becomes of calls; nowhere unless set.
     public var logger: Logger?

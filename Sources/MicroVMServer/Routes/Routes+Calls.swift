@@ -6,12 +6,12 @@ import MicroVMSupervisor
 
 extension Routes {
     func addCalls(_ version: RouterGroup<ServerContext>) {
-        version.post("calls") { request, _ in
+        version.post("calls") { request, context in
             try request.allowOnly("waitMicroseconds")
             let time = try request.microseconds("waitMicroseconds")
-            let start = try await request.json(API.Start.self, configuration)
+            let start = try await request.json(API.Start.self, configuration, context)
             let id = try await supervisor.start(try start.request())
-            return try await created(id, waiting: time)
+            return try await created(id, waiting: time, context)
         }
         version.post("modules/:module/functions/:function") { request, context in
             try await callWithBytes(request, context)
@@ -27,17 +27,18 @@ extension Routes {
             try request.allowOnly("timeMicroseconds")
             let id = try context.callID()
             let time = try request.microseconds("timeMicroseconds") ?? .seconds(30)
-            guard let status = try? await wait(for: id, time) else { return Response.json(try await call(id)) }
+            guard let status = try? await wait(for: id, time, context) else { return Response.json(try await call(id)) }
             return Response.json(API.Call(status))
         }
         version.get("calls/:id/result") { _, context in try await result(context.callID()) }
         version.get("history") { request, _ in
             try request.allowOnly("before", "module", "limit")
-            let calls = try await store.history(
-                before: request.integer("before", in: 0...UInt64.max),
-                module: request.text("module"),
-                limit: request.integer("limit", in: 1...1000) ?? 100
-            )
+            let before = try request.integer("before", in: 0...UInt64.max)
+            let limit = try request.integer("limit", in: 1...1000) ?? 100
+            let module = request.text("module")
+            let calls = try await EventLoopExecutor.leaving {
+                try await store.history(before: before, module: module, limit: limit)
+            }
             return Response.json(API.Calls(calls: calls))
         }
     }
@@ -52,23 +53,17 @@ extension Routes {
         }
     }
 
-    private func created(_ id: CallID, waiting time: Duration?) async throws -> Response {
-        let status = if let time { try await wait(for: id, time) } else { try await supervisor.status(of: id) }
+    private func created(_ id: CallID, waiting time: Duration?, _ context: ServerContext) async throws -> Response {
+        let status =
+            if let time { try await wait(for: id, time, context) } else { try await supervisor.status(of: id) }
         return Response.json(API.Call(status), status: .created, headers: [.location: "/v1/calls/\(id)"])
     }
 
     /// Waits for the end of a call, but no longer than for some time.
-    private func wait(for id: CallID, _ time: Duration) async throws -> CallStatus {
-        let supervisor = supervisor
-        return try await withThrowingTaskGroup(of: CallStatus?.self) { group in
-            group.addTask { try await supervisor.wait(for: id) }
-            group.addTask {
-                try? await Task.sleep(for: min(time, .seconds(3600)))
-                return nil
-            }
-            defer { group.cancelAll() }
-            if let status = try await group.next() ?? nil { return status }
-            return try await supervisor.status(of: id)
+    private func wait(for id: CallID, _ time: Duration, _ context: ServerContext) async throws -> CallStatus {
+        // Who is cancelled is told how the call is now.
+        try await context.channel.eventLoop.cancelling(after: min(time, .seconds(3600))) { [supervisor] in
+            try await supervisor.wait(for: id)
         }
     }
 
@@ -124,7 +119,11 @@ extension Routes {
         )
         let priority = try request.integer("priority", in: Int.min...Int.max) ?? 0
         let time = try request.microseconds("waitMicroseconds")
-        let bytes = try await request.bytes(upTo: configuration.maximumBodySize, within: configuration.bodyTime)
+        let bytes = try await request.bytes(
+            upTo: configuration.maximumBodySize,
+            within: configuration.bodyTime,
+            context
+        )
         let id = try await supervisor.start(
             CallRequest(
                 module: context.moduleName(),
@@ -136,8 +135,8 @@ extension Routes {
                 priority: priority
             )
         )
-        guard let time else { return try await created(id, waiting: nil) }
-        _ = try await wait(for: id, time)
+        guard let time else { return try await created(id, waiting: nil, context) }
+        _ = try await wait(for: id, time, context)
         return try await result(id)
     }
 

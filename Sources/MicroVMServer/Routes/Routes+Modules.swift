@@ -14,9 +14,9 @@ extension Routes {
             try request.allowOnly()
             return Response.json(API.Module(try await supervisor.status(ofModule: context.moduleName())))
         }
-        version.put("modules/:module") { request, context in try await upload(request, context.moduleName()) }
+        version.put("modules/:module") { request, context in try await upload(request, context) }
         version.patch("modules/:module") { request, context in
-            let size = try await request.json(API.PoolSize.self, configuration)
+            let size = try await request.json(API.PoolSize.self, configuration, context)
             try checkPool(size.minimum, size.maximum)
             let name = context.moduleName()
             let status = try await supervisor.resizePool(of: name, to: size.minimum...size.maximum)
@@ -43,7 +43,8 @@ extension Routes {
     }
 
     /// Registers a module, and keeps it when it has turned out to be one.
-    private func upload(_ request: Request, _ name: String) async throws -> Response {
+    private func upload(_ request: Request, _ context: ServerContext) async throws -> Response {
+        let name = context.moduleName()
         guard Supervisor.isModuleName(name) else {
             throw API.Failure(
                 .badRequest,
@@ -84,11 +85,13 @@ extension Routes {
                 "There is a module named \(name) already; replace=true replaces it."
             )
         }
-        let bytes = try await request.bytes(upTo: configuration.maximumModuleSize, within: configuration.bodyTime)
-        let status = try await register(
-            Store.StoredModule(name: name, bytes: bytes, options: options),
-            replacing: replaces
+        let bytes = try await request.bytes(
+            upTo: configuration.maximumModuleSize,
+            within: configuration.bodyTime,
+            context
         )
+        let module = Store.StoredModule(name: name, bytes: bytes, options: options)
+        let status = try await EventLoopExecutor.leaving { try await register(module, replacing: replaces) }
         do {
             try await store.save(Store.StoredModule(name: name, bytes: bytes, options: options))
         } catch {

@@ -39,7 +39,7 @@ extension Routes {
         }
         version.post("calls/:id/fork") { request, context in
             let id = try context.callID()
-            let fork = try await supervisor.fork(id, labels: try await labels(request))
+            let fork = try await supervisor.fork(id, labels: try await labels(request, context))
             return Response.json(
                 API.Call(try await supervisor.status(of: fork)),
                 status: .created,
@@ -64,7 +64,11 @@ extension Routes {
         version.get("calls/:id/output/events") { request, context in
             try request.allowOnly("from")
             let output = try await supervisor.output(of: try context.callID())
-            return EventStream.output(output, from: try request.integer("from", in: 0...UInt64.max) ?? 0)
+            return EventStream.output(
+                output,
+                from: try request.integer("from", in: 0...UInt64.max) ?? 0,
+                on: context.channel.eventLoop
+            )
         }
         version.get("calls/:id/core-dump") { _, context in try await coreDump(try context.callID()) }
         addSnapshots(version)
@@ -88,7 +92,7 @@ extension Routes {
         }
         version.post("snapshots/:id/start") { request, context in
             let id = SnapshotID(rawValue: try context.number("id", "unknownSnapshot"))
-            let call = try await supervisor.start(from: id, labels: try await labels(request))
+            let call = try await supervisor.start(from: id, labels: try await labels(request, context))
             return Response.json(
                 API.Call(try await supervisor.status(of: call)),
                 status: .created,
@@ -98,8 +102,8 @@ extension Routes {
     }
 
     /// The labels in a body, where there is one.
-    private func labels(_ request: Request) async throws -> [String: String]? {
-        try await request.jsonIfAny(API.Fork.self, configuration)?.labels
+    private func labels(_ request: Request, _ context: ServerContext) async throws -> [String: String]? {
+        try await request.jsonIfAny(API.Fork.self, configuration, context)?.labels
     }
 
     // MARK: - Core dumps

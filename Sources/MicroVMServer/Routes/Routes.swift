@@ -32,7 +32,9 @@ struct Routes: Sendable {
         }
         let version = router.group("/v1")
         version.get("overview") { _, _ in Response.json(await overview()) }
-        version.get("events") { _, _ in EventStream.events(of: supervisor) }
+        version.get("events") { _, context in
+            EventStream.events(of: supervisor, on: context.channel.eventLoop)
+        }
         addModules(version)
         addCalls(version)
         addRunningCalls(version)

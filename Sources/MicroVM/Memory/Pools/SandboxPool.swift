@@ -238,7 +238,9 @@ public final class SandboxPool: Sendable {
         let sandbox: Sandbox
         switch grant {
         case .sandbox(let idle): sandbox = idle
-        case .place: sandbox = try fillPlace()
+        case .place:
+            // It takes its time, for which the caller's executor may be too good.
+            sandbox = try await withTaskExecutorPreference(globalConcurrentExecutor) { try fillPlace() }
         }
         // Cannot happen, whatever a guest or a caller does: every sandbox that is granted comes from `State.lend`,
         // which makes it of a loan.
