@@ -115,7 +115,7 @@ final class HeldSource: Sendable {
         fileprivate let number: Int
         let offset: UInt64
         let count: Int
-        fileprivate let continuation: CheckedContinuation<[UInt8], any Error>
+        fileprivate let answer: @Sendable (Result<[UInt8], any Error>) -> Void
     }
 
     private struct State {
@@ -134,14 +134,14 @@ final class HeldSource: Sendable {
     ) -> PageSource {
         .custom(size: UInt64(size), granularity: granularity, readAhead: readAhead) { offset, count in
             try await withTaskCancellationHandler {
-                try await withCheckedThrowingContinuation { continuation in
+                try await handedOver { (answer: @escaping @Sendable (Result<[UInt8], any Error>) -> Void) in
                     self.state.withLock { state in
                         state.asked += 1
                         state.requests.append(
-                            Request(number: state.asked, offset: offset, count: count, continuation: continuation)
+                            Request(number: state.asked, offset: offset, count: count, answer: answer)
                         )
                     }
-                }
+                }.get()
             } onCancel: {
                 self.state.withLock { $0.cancelled += 1 }
             }
@@ -162,7 +162,7 @@ final class HeldSource: Sendable {
 
     func answer(_ request: Request, _ answer: Result<[UInt8], any Error>) {
         state.withLock { $0.requests.removeAll { $0.number == request.number } }
-        request.continuation.resume(with: answer)
+        request.answer(answer)
     }
 
     /// Answers every request that has not been answered.
@@ -171,7 +171,7 @@ final class HeldSource: Sendable {
             defer { state.requests = [] }
             return state.requests
         }
-        for request in requests { request.continuation.resume(with: answer(request)) }
+        for request in requests { request.answer(answer(request)) }
     }
 }
 
