@@ -61,10 +61,19 @@ final class Recorder<Element: Sendable>: Sendable {
     func append(_ element: Element) { elements.withLock { $0.append(element) } }
 }
 
-/// Waits until something has happened on another thread. Only the test's own time limit ends it: how long anything
-/// takes decides no test.
-func waitUntil(_ condition: () -> Bool) async {
-    while !condition() { try? await Task.sleep(for: .milliseconds(1)) }
+/// Waits until something has happened on another thread. How long anything takes decides no test; but what has not
+/// happened long after the test's own time limit does not keep all other tests from running.
+func waitUntil(_ condition: () -> Bool, sourceLocation: SourceLocation = #_sourceLocation) async {
+    let end = ContinuousClock.now + .seconds(Surroundings.isEmulated ? 1200 : 400)
+    while !condition() {
+        guard ContinuousClock.now < end else {
+            Issue.record("It has not happened.", sourceLocation: sourceLocation)
+            return
+        }
+        // Where the task has been cancelled this returns at once.
+        try? await Task.sleep(for: .milliseconds(1))
+        if Task.isCancelled { usleep(1000) }
+    }
 }
 
 /// Expects the sandbox to refuse all further calls, because an earlier one ended half way.

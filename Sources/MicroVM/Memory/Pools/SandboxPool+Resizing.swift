@@ -47,18 +47,7 @@ extension SandboxPool {
     /// Makes a sandbox that nobody has asked for, in a place that has been taken for it.
     private func addSandbox() async throws(SandboxError) {
         do throws(SandboxError) {
-            let sandbox = try makeSandbox()
-            let (resumption, isShutDown) = state.withLock { state -> (SandboxPoolLine.Resumption?, Bool) in
-                if state.isShutDown { return (nil, true) }
-                if let waiter = state.line.next() {
-                    return (waiter.settle(.success(.sandbox(state.lend(sandbox)))), false)
-                }
-                state.idle.append(sandbox)
-                state.isExhausted = false
-                return (nil, false)
-            }
-            resumption?()
-            if isShutDown { sandbox.reference.thread.enqueue { [self] in close(sandbox) } }
+            offer(try makeSandbox())
         } catch {
             log.makingFailed(error)
             loseSandbox()

@@ -30,16 +30,28 @@ extension SandboxPool {
             log.restoreFailed(error)
             return close(sandbox)
         }
-        let (resumption, mustClose) = state.withLock { state -> (SandboxPoolLine.Resumption?, Bool) in
-            state.totals.restores += 1
-            if state.isShutDown { return (nil, true) }
-            if let waiter = state.line.next() { return (waiter.settle(.success(.sandbox(state.lend(sandbox)))), false) }
+        state.withLock { $0.totals.restores += 1 }
+        offer(sandbox)
+    }
+
+    /// Lends a sandbox that is ready to whoever waits, or keeps it; on any thread. What the pool is now decides, not
+    /// what it was when the sandbox came back or was begun to be made: it may have become smaller since then.
+    func offer(_ sandbox: Sandbox) {
+        enum Use { case lent(SandboxPoolLine.Resumption), kept, closed(isDismissed: Bool) }
+        let use = state.withLock { state -> Use in
+            if state.isShutDown { return .closed(isDismissed: false) }
+            if state.dismissesOne() { return .closed(isDismissed: true) }
+            if let waiter = state.line.next() { return .lent(waiter.settle(.success(.sandbox(state.lend(sandbox))))) }
             state.idle.append(sandbox)
             state.isExhausted = false
-            return (nil, false)
+            return .kept
         }
-        resumption?()
-        if mustClose { close(sandbox) }
+        switch use {
+        case .lent(let resumption): resumption()
+        case .kept: break
+        case .closed(let isDismissed):
+            sandbox.reference.thread.enqueue { [self] in close(sandbox, isDismissed: isDismissed) }
+        }
     }
 
     func count(_ restore: RestoreStatistics) {
