@@ -103,8 +103,8 @@ extension Sandbox {
 
     /// Starts a call with arguments whose types are known only at run time.
     ///
-    /// - Parameter executorPreference: where the call's task runs while the guest does not; on the global executor
-    ///   unless given.
+    /// While the guest does not run, the call's task runs on the executor preferred for it, or on the global one.
+    ///
     /// - Throws: as ``start(_:_:timeLimit:cpuTimeLimit:returning:)``.
     public nonisolated func start<Result: GuestValue>(
         _ name: String,
