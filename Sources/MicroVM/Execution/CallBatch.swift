@@ -103,6 +103,7 @@ import CShims
 
     /// The results of a call that has returned.
     @usableFromInline func resultReader(_ index: Int) -> GuestValueReader {
+        // The stream asks for those that are done; the guest's word for that is `finish`'s to check.
         precondition(index < doneCount, "a result that there is not")
         unsafe (page + Int(SHIM_MAILBOX_RESULTS))
             .copyMemory(from: contents.baseAddress! + index * Self.frameSize, byteCount: Self.argumentsOffset)
@@ -154,6 +155,13 @@ import CShims
         let end = unsafe min(bytesOffset + size, contents.count)
         let bytes = unsafe UnsafeRawBufferPointer(rebasing: contents[bytesOffset..<end])
         unsafe memory.hostBytes(at: arena.lowerBound + UInt64(bytesOffset), count: bytes.count).copyMemory(from: bytes)
+    }
+
+    /// The batch has returned, so all of its calls must have. Else a stream would lose results without a word, or ask
+    /// for ever for the first.
+    func checkIsWhole() throws(SandboxError) {
+        guard doneCount < count else { return }
+        throw SandboxError(.invalidResult, "The guest says that \(doneCount) of \(count) calls at once have returned.")
     }
 
     /// Takes the results of the calls that have returned, however the batch has ended.

@@ -235,7 +235,7 @@ import SystemPackage
     /// Calls a guest function with one set of arguments after the other, in one call.
     ///
     /// - Parameter batch: has the results of those that have returned, also where this throws.
-    /// - Throws: as ``run(function:arguments:)``.
+    /// - Throws: as ``run(function:arguments:)``; `.invalidResult` where the guest has left results out.
     func run(function: UInt64, batch: CallBatch) throws {
         guard !batch.isSingle else {
             try run(function: function, arguments: batch.passSingle(machine.memory, machine.mailbox))
@@ -246,8 +246,11 @@ import SystemPackage
         arenaPosition = batch.pass(machine.memory, machine.mailbox)
         machine.mailbox.setFunction(function)
         machine.mailbox.giveToGuest()
-        defer { batch.finish(machine.memory, machine.mailbox) }
-        try runToEnd()
+        do {
+            defer { batch.finish(machine.memory, machine.mailbox) }
+            try runToEnd()
+        }
+        try batch.checkIsWhole()
     }
 
     /// Goes on with a call whose registers have been set, and whose memory is as it was.

@@ -92,6 +92,7 @@ import SystemPackage
     /// Where a memory begins.
     func memory(at index: Int) -> UnsafeMutableRawPointer {
         let stretch = places.withLock { $0.stretches.first { $0.places.contains(index) } }
+        // Cannot happen: whoever asks has been given the place by this, and stretches stay as long as it does.
         guard let stretch else { preconditionFailure("no such place") }
         // Inside the stretch, which is as long as its places are.
         return unsafe stretch.start + (index - stretch.places.lowerBound) * stride
