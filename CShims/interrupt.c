@@ -65,10 +65,11 @@ static void handle(int signal, siginfo_t *information, void *context) {
     uintptr_t mark = (uintptr_t)information->si_value.sival_ptr - (uintptr_t)target;
     bool is_kick = information->si_code == SI_QUEUE && mark == 0;
     bool is_timer = information->si_code == SI_TIMER &&
-                    (mark == SHIM_REASON_TIME_LIMIT || mark == SHIM_REASON_CPU_TIME_LIMIT);
+                    (mark == SHIM_REASON_TIME_LIMIT || mark == SHIM_REASON_CPU_TIME_LIMIT ||
+                     mark == SHIM_REASON_NONE);
     if (target && (is_kick || is_timer)) {
         // The flag first: a loop that finds immediate_exit set must find out why.
-        if (is_timer) end_call(target, mark);
+        if (is_timer && mark != SHIM_REASON_NONE) end_call(target, mark);
         // model: handler_store
         shim_immediate_exit_set(target);
     } else {
@@ -272,6 +273,12 @@ int shim_timer_arm(int32_t timer, uint64_t nanoseconds, uint64_t *left) {
     return 0;
 }
 
+int shim_timer_repeat(int32_t timer, uint64_t nanoseconds) {
+    struct timespec period = {(time_t)(nanoseconds / 1000000000), (long)(nanoseconds % 1000000000)};
+    struct itimerspec time = {period, period};
+    return syscall(SYS_timer_settime, timer, 0, &time, NULL) ? errno : 0;
+}
+
 void shim_timer_delete(int32_t timer) { syscall(SYS_timer_delete, timer); }
 
 void shim_futex_wait(const uint32_t *word, uint32_t expected, uint64_t nanoseconds) {
@@ -290,4 +297,21 @@ const void *shim_thread_owner(void) { return thread_owner; }
 extern void *swift_task_getCurrent(void) __attribute__((swiftcall));
 const void *shim_current_task(void) { return swift_task_getCurrent(); }
 
+extern bool swift_task_isCancelled(const void *task) __attribute__((swiftcall));
+bool shim_is_task_cancelled(void) {
+    const void *task = swift_task_getCurrent();
+    return task && swift_task_isCancelled(task);
+}
+
+static _Thread_local const void *thread_continuing;
+void shim_thread_set_continuing(const void *owner) { thread_continuing = owner; }
+const void *shim_thread_continuing(void) { return thread_continuing; }
+
 void shim_thread_yield(void) { sched_yield(); }
+
+int shim_processor_count(void) {
+    cpu_set_t own, others;
+    if (sched_getaffinity(0, sizeof own, &own) || sched_getaffinity(getpid(), sizeof others, &others)) return 1;
+    CPU_OR(&own, &own, &others);
+    return CPU_COUNT(&own);
+}

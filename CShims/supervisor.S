@@ -45,38 +45,73 @@ shim_supervisor_code_end:
     .globl shim_trampoline_invoke_end
     .hidden shim_trampoline_invoke_end
 shim_trampoline:
-    // A top-level guest call. A fresh stack, and the control state the ABI promises a function at its entry
-    // (AMD64 ABI 3.2.1 and 3.4.1), whatever the call before it left behind. It is the host that gives the mailbox
-    // away before each entry, so the wait ends at once; a host that answers by polling would be waited for here.
-    cmpl $SHIM_OWNER_GUEST, SHIM_MAILBOX + SHIM_MAILBOX_OWNER
+    // Between two calls: the guest looks for the next one as often as the host has said, and leaves if there is none.
+    // Whoever takes the last look's turn away, the host by a call or the guest by leaving, does so in one step.
+    movl SHIM_MAILBOX + SHIM_MAILBOX_CALL_POLLS, %ecx
+4:  movl SHIM_MAILBOX + SHIM_MAILBOX_OWNER, %eax
+    cmpl $SHIM_OWNER_GUEST, %eax
     je 1f
+    cmpl $SHIM_OWNER_GUEST_POLLED, %eax
+    je 1f
+    cmpl $SHIM_OWNER_IDLE, %eax
+    jne 5f
     pause
-    jmp shim_trampoline
+    decl %ecx
+    jnz 4b
+    movl $SHIM_OWNER_HOST, %ecx
+    lock cmpxchgl %ecx, SHIM_MAILBOX + SHIM_MAILBOX_OWNER
+    jne shim_trampoline
+    jmp shim_trampoline_return
+    // A top-level guest call. A fresh stack, and the control state the ABI promises a function at its entry
+    // (AMD64 ABI 3.2.1 and 3.4.1), whatever the call before it left behind.
+    // Each part is made anew only where it is not as it should be, which is cheaper to find out: flags that are more
+    // than the outcome of some arithmetic; the x87 control and status words. They do not tell which x87 registers are
+    // in use: emms frees them and does nothing else, but it raises an exception that is pending.
 1:  movq shim_trampoline_stack_top(%rip), %rsp
-    pushq $2
-    popfq
-    fninit
+    pushfq
+    testl $0x244500, (%rsp)                     // trap, direction, nested task, alignment check, identification
+    jnz 6f
+7:  fnstsw %ax
+    fnstcw (%rsp)
+    testw %ax, %ax
+    jnz 8f
+    cmpw $0x037f, (%rsp)
+    jne 8f
+    emms
+9:  movq shim_trampoline_stack_top(%rip), %rsp
     ldmxcsr default_mxcsr(%rip)
     xorl %ebp, %ebp
-    cmpl $0, SHIM_MAILBOX + SHIM_MAILBOX_BATCH_COUNT
-    jne 3f
+    cmpl $SHIM_COMMAND_BATCH, SHIM_MAILBOX + SHIM_MAILBOX_COMMAND
+    je 3f
     call shim_trampoline_invoke
-2:  movl $SHIM_OWNER_HOST, SHIM_MAILBOX + SHIM_MAILBOX_OWNER
+2:  movl $SHIM_OWNER_GUEST_POLLED, %eax
+    movl $SHIM_OWNER_IDLE, %ecx
+    lock cmpxchgl %ecx, SHIM_MAILBOX + SHIM_MAILBOX_OWNER
+    je shim_trampoline
+5:  movl $SHIM_OWNER_HOST, SHIM_MAILBOX + SHIM_MAILBOX_OWNER
 shim_trampoline_return:
     outb %al, $SHIM_PORT_RETURN
     jmp shim_trampoline
+6:  movq $2, (%rsp)
+    popfq
+    pushfq
+    jmp 7b
+8:  fninit
+    jmp 9b
 
 // One of many calls for one entry: its frame becomes the mailbox's for as long as it runs, since its host calls and the
 // nested calls of those use that as well. Where the guest is, it keeps in the mailbox and in no register: what a
 // function that breaks the ABI does to the others of its batch is up to the guest, and the host believes neither.
-3:  movq SHIM_MAILBOX + SHIM_MAILBOX_BATCH_FRAME, %rsi
+3:  movq SHIM_MAILBOX + SHIM_MAILBOX_BATCH_FUNCTION, %rax
+    movq %rax, SHIM_MAILBOX + SHIM_MAILBOX_FUNCTION
+    movq SHIM_MAILBOX + SHIM_MAILBOX_BATCH_FRAME, %rsi
     .set offset, 0
     .rept 7
     movups SHIM_FRAME_INTEGERS + offset(%rsi), %xmm0
     movups %xmm0, SHIM_MAILBOX + SHIM_MAILBOX_INTEGERS + offset
     .set offset, offset + 16
     .endr
-    movl $0, SHIM_MAILBOX + SHIM_MAILBOX_STACK_COUNT
+    movl $0, SHIM_MAILBOX + SHIM_MAILBOX_COMMAND
     call shim_trampoline_invoke
     movq SHIM_MAILBOX + SHIM_MAILBOX_BATCH_FRAME, %rsi
     .set offset, 0
@@ -86,6 +121,7 @@ shim_trampoline_return:
     .set offset, offset + 8
     .endr
     addq $SHIM_FRAME_SIZE, SHIM_MAILBOX + SHIM_MAILBOX_BATCH_FRAME
+    movl $SHIM_COMMAND_BATCH, SHIM_MAILBOX + SHIM_MAILBOX_COMMAND
     incl SHIM_MAILBOX + SHIM_MAILBOX_BATCH_DONE
     decl SHIM_MAILBOX + SHIM_MAILBOX_BATCH_COUNT
     jnz 1b
@@ -97,7 +133,7 @@ shim_trampoline_return:
 shim_trampoline_invoke:
     pushq %rbp
     movq %rsp, %rbp
-    movl SHIM_MAILBOX + SHIM_MAILBOX_STACK_COUNT, %ecx
+    movl SHIM_MAILBOX + SHIM_MAILBOX_COMMAND, %ecx
     andq $-16, %rsp
     testl $1, %ecx
     jz 2f
@@ -133,7 +169,8 @@ shim_trampoline_invoke:
 shim_trampoline_invoke_end:
 
 // Every import thunk jumps here with the import's index in %eax and everything else as the caller left it. The answer
-// is a result, or a request to call a guest function first: on the same stack, so the ABI preserves the outer call.
+// is a result, or a request to call a guest function first: on the same stack, so the ABI preserves the outer call. A
+// caller who polls is offered the host call for a while, and waited for as long; anybody else gets it by an exit.
     .balign 16
 shim_trampoline_host_call:
     movq %rax, SHIM_MAILBOX + SHIM_MAILBOX_IMPORT
@@ -152,17 +189,35 @@ shim_trampoline_host_call:
     movq %xmm6, SHIM_MAILBOX + SHIM_MAILBOX_VECTORS + 48
     movq %xmm7, SHIM_MAILBOX + SHIM_MAILBOX_VECTORS + 56
     movq %rsp, SHIM_MAILBOX + SHIM_MAILBOX_STACK_POINTER
-    movl $SHIM_OWNER_HOST, SHIM_MAILBOX + SHIM_MAILBOX_OWNER
-    outb %al, $SHIM_PORT_HOST_CALL
-1:  cmpl $SHIM_OWNER_GUEST, SHIM_MAILBOX + SHIM_MAILBOX_OWNER
+    movl $SHIM_OWNER_GUEST_POLLED, %eax
+    movl $SHIM_OWNER_HOST_CALL, %ecx
+    lock cmpxchgl %ecx, SHIM_MAILBOX + SHIM_MAILBOX_OWNER
+    je 1f
+4:  movl $SHIM_OWNER_HOST, SHIM_MAILBOX + SHIM_MAILBOX_OWNER
+5:  outb %al, $SHIM_PORT_HOST_CALL
+1:  movl SHIM_MAILBOX + SHIM_MAILBOX_HOST_CALL_POLLS, %ecx
+6:  movl SHIM_MAILBOX + SHIM_MAILBOX_OWNER, %eax
+    cmpl $SHIM_OWNER_GUEST, %eax
     je 2f
-    pause
-    jmp 1b
-2:  cmpl $SHIM_COMMAND_CALL, SHIM_MAILBOX + SHIM_MAILBOX_COMMAND
-    je 3f
+    cmpl $SHIM_OWNER_GUEST_POLLED, %eax
+    je 2f
+    cmpl $SHIM_OWNER_HOST_CALL, %eax
+    je 7f
+    cmpl $SHIM_OWNER_TAKEN, %eax
+    jne 4b
+7:  pause
+    decl %ecx
+    jnz 6b
+    movl $SHIM_OWNER_HOST, %ecx
+    lock cmpxchgl %ecx, SHIM_MAILBOX + SHIM_MAILBOX_OWNER
+    jne 1b
+    jmp 5b
+2:  cmpl $SHIM_COMMAND_RETURN, SHIM_MAILBOX + SHIM_MAILBOX_COMMAND
+    jne 3f
     movq SHIM_MAILBOX + SHIM_MAILBOX_RESULTS + 0, %rax
     movq SHIM_MAILBOX + SHIM_MAILBOX_RESULTS + 8, %rdx
     movq SHIM_MAILBOX + SHIM_MAILBOX_RESULT_VECTOR, %xmm0
+    movq SHIM_MAILBOX + SHIM_MAILBOX_INTEGERS + 24, %rcx // what the caller had there, who need not know of polling
     ret
 3:  call shim_trampoline_invoke
     movl $SHIM_OWNER_HOST, SHIM_MAILBOX + SHIM_MAILBOX_OWNER

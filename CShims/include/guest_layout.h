@@ -21,30 +21,40 @@
 #define SHIM_PORT_NESTED_RETURN 0x12 // a guest call made from inside a host call has returned
 #define SHIM_EXCEPTION_PORT_BASE 0x20
 
-#define SHIM_OWNER_HOST 0
-#define SHIM_OWNER_GUEST 1
+// Whose turn it is, and who polls for it: the article Polling has the protocol.
+#define SHIM_OWNER_HOST 0         // the host's: the guest has left by an exit, or is about to
+#define SHIM_OWNER_GUEST 1        // the guest's, which ends it by an exit
+#define SHIM_OWNER_GUEST_POLLED 2 // the guest's, and a caller polls for what it does next
+#define SHIM_OWNER_IDLE 3         // the guest polls for a call: the one before has returned
+#define SHIM_OWNER_HOST_CALL 4    // the guest polls for somebody who answers its host call
+#define SHIM_OWNER_TAKEN 5        // the host's: a caller answers, and the guest polls for that
+#define SHIM_OWNER_LEAVE 6        // the guest, which polls, shall leave by an exit
 
-#define SHIM_COMMAND_RETURN 0
-#define SHIM_COMMAND_CALL 1
+// What the guest is to do next, if not to call a function with so many words on the stack.
+#define SHIM_COMMAND_RETURN 0xffffffff // to return from an import
+#define SHIM_COMMAND_BATCH 0xfffffffe  // to call a function for each frame of a batch
 
-// Offsets in the mailbox.
+// Offsets in the mailbox. A call and its result are in one cache line, which changes hands twice; vectors have the next
+// one; what only the guest writes, or hardly anybody, is in the third.
 #define SHIM_MAILBOX_OWNER 0        // u32, changes hands last: whose turn it is
-#define SHIM_MAILBOX_COMMAND 4      // u32, host to thunk: return, or call a function first
+#define SHIM_MAILBOX_COMMAND 4      // u32, words at SHIM_MAILBOX_STACK, or a command
 #define SHIM_MAILBOX_FUNCTION 8     // u64, the function to call
-#define SHIM_MAILBOX_STACK_COUNT 16 // u32, words at SHIM_MAILBOX_STACK
-#define SHIM_MAILBOX_BATCH_COUNT 20 // u32, calls of a batch that are left; 0 for a call by itself
-#define SHIM_MAILBOX_IMPORT 24      // u64, index of the import that was called
-#define SHIM_MAILBOX_STACK_POINTER 32 // u64, %rsp at the import's entry
-#define SHIM_MAILBOX_RESULTS 40     // u64[2], %rax and %rdx
-#define SHIM_MAILBOX_RESULT_VECTOR 56 // u64, the low half of %xmm0
-#define SHIM_MAILBOX_INTEGERS 64    // u64[6], %rdi %rsi %rdx %rcx %r8 %r9
-#define SHIM_MAILBOX_VECTORS 112    // u64[8], the low halves of %xmm0 to %xmm7
+#define SHIM_MAILBOX_IMPORT 8       // u64, index of the import that was called
+#define SHIM_MAILBOX_INTEGERS 16    // u64[6], %rdi %rsi %rdx %rcx %r8 %r9
+#define SHIM_MAILBOX_RESULTS 16     // u64[2], %rax and %rdx
+#define SHIM_MAILBOX_RESULT_VECTOR 32 // u64, the low half of %xmm0
+#define SHIM_MAILBOX_VECTORS 64     // u64[8], the low halves of %xmm0 to %xmm7
+#define SHIM_MAILBOX_STACK_POINTER 128 // u64, %rsp at the import's entry
+#define SHIM_MAILBOX_BATCH_FRAME 136 // u64, the address of the next call's frame
+#define SHIM_MAILBOX_BATCH_COUNT 144 // u32, calls of the batch that are left
+#define SHIM_MAILBOX_BATCH_DONE 148  // u32, calls of the batch that have returned
+#define SHIM_MAILBOX_CALL_POLLS 152  // u32, how often the guest looks for the next call before it leaves; at least 1
+#define SHIM_MAILBOX_HOST_CALL_POLLS 156 // u32, how often it looks for the answer of a host call; at least 1
+#define SHIM_MAILBOX_BATCH_FUNCTION 160 // u64, the function of the batch
 #define SHIM_MAILBOX_STACK 192      // u64[SHIM_STACK_ARGUMENTS_MAXIMUM]
 #define SHIM_STACK_ARGUMENTS_MAXIMUM 128
-#define SHIM_MAILBOX_BATCH_FRAME 1216 // u64, the address of the next call's frame
-#define SHIM_MAILBOX_BATCH_DONE 1224  // u32, calls of the batch that have returned
 
-// A call of a batch, in the argument arena: what the mailbox has from its results to its vectors, in the same order.
+// A call of a batch, in the argument arena: its results, and what the mailbox has from its integers to its vectors.
 #define SHIM_FRAME_RESULTS 0
 #define SHIM_FRAME_RESULT_VECTOR 16
 #define SHIM_FRAME_INTEGERS 24

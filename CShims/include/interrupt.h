@@ -17,6 +17,8 @@
 #define SHIM_REASON_CPU_TIME_LIMIT 4
 // The reason that a violation of the thread's confinement gives.
 #define SHIM_REASON_CONFINEMENT 5
+// No reason: a timer whose signal only has the guest left.
+#define SHIM_REASON_NONE 7
 
 // What the signal handler may touch, one for each virtual CPU thread. The words are only ever accessed atomically.
 struct shim_interrupt_target {
@@ -60,10 +62,13 @@ void shim_immediate_exit_set(struct shim_interrupt_target *_Nonnull target);
 void shim_immediate_exit_clear(struct shim_interrupt_target *_Nonnull target);
 
 // A timer that signals the target's thread, the calling one. On CLOCK_MONOTONIC for SHIM_REASON_TIME_LIMIT, on the
-// thread's own CPU time for SHIM_REASON_CPU_TIME_LIMIT: its signal asks for the end of the call, for that reason.
+// thread's own CPU time for SHIM_REASON_CPU_TIME_LIMIT: its signal asks for the end of the call, for that reason. On
+// CLOCK_MONOTONIC for SHIM_REASON_NONE: its signal only has the guest left.
 int shim_timer_create(struct shim_interrupt_target *_Nonnull target, int signal, int reason, int32_t *_Nonnull timer);
 // Arms it for `nanoseconds` from now (0 disarms), and tells what was left of the time before (0: not armed, or over).
 int shim_timer_arm(int32_t timer, uint64_t nanoseconds, uint64_t *_Nullable left);
+// Arms it for every `nanoseconds` from now on.
+int shim_timer_repeat(int32_t timer, uint64_t nanoseconds);
 void shim_timer_delete(int32_t timer);
 
 // futex(2), private. A wait ends by a wake, a signal, a changed word, or after `nanoseconds` (0: never).
@@ -78,6 +83,30 @@ const void *_Nullable shim_thread_owner(void);
 // compiler itself calls for `withUnsafeCurrentTask`, which looks up a type's metadata each time as well.
 const void *_Nullable shim_current_task(void);
 
+// Whether that task, if there is one, has been cancelled.
+bool shim_is_task_cancelled(void);
+
+// The next job that the calling thread gives to this owner's executor goes on with a call that was begun without it;
+// null ends that.
+void shim_thread_set_continuing(const void *_Nullable owner);
+const void *_Nullable shim_thread_continuing(void);
+
 void shim_thread_yield(void);
+
+// How many processors the calling thread and the process's first one may run on; 1 where that is not known.
+int shim_processor_count(void);
+
+// Looks at a word until it is not `value` any more, or so many times. What it was last. Without the pauses it would be
+// later to find out: a processor that is ahead of itself with looks has to begin again when the word changes.
+static inline uint32_t shim_poll(const uint32_t *_Nonnull word, uint32_t value, uint32_t looks) {
+    uint32_t found;
+    while ((found = __atomic_load_n(word, __ATOMIC_ACQUIRE)) == value && --looks) __builtin_ia32_pause();
+    return found;
+}
+
+static inline void shim_pause(void) { __builtin_ia32_pause(); }
+
+// The processor's clock, which runs at one rate on all of them where the kernel itself trusts it.
+static inline uint64_t shim_ticks(void) { return __builtin_ia32_rdtsc(); }
 
 #endif

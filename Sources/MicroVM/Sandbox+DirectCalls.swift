@@ -23,6 +23,15 @@ extension Sandbox {
             }
             return try finishDirectCall(offset, writer, load)
         }
+        if var writer = try beginPolledCall(timeLimit: timeLimit, cpuTimeLimit: cpuTimeLimit) {
+            do {
+                repeat try (each argument).store(into: &writer)
+            } catch {
+                throw refusePolledCall(offset, error)
+            }
+            if try runPolledCall(offset, writer) { return try finishPolledCall(load) }
+            return try await continuePolledCall(load)
+        }
         return try await callFromElsewhere(
             offset,
             repeat each argument,
@@ -59,10 +68,17 @@ extension Sandbox {
         timeLimit: Duration?,
         cpuTimeLimit: Duration?
     ) throws(SandboxError) -> GuestValueWriter? {
-        let thread = reference.thread
         // Asynchronous code that this thread runs is isolated to the sandbox.
-        guard thread.isCurrent, let runLoop = reference.value, let scope = runLoop.cancellationScope,
-            scope.isCurrent(on: thread)
+        guard reference.thread.isCurrent else { return nil }
+        return try beginCallOnThread(timeLimit: timeLimit, cpuTimeLimit: cpuTimeLimit)
+    }
+
+    private nonisolated func beginCallOnThread(
+        timeLimit: Duration?,
+        cpuTimeLimit: Duration?
+    ) throws(SandboxError) -> GuestValueWriter? {
+        guard let runLoop = reference.value, let scope = runLoop.cancellationScope,
+            scope.isCurrent(on: reference.thread)
         else { return nil }
         try loan?.check()
         try begin(runLoop, CallOptions(timeLimit: timeLimit, cpuTimeLimit: cpuTimeLimit), in: scope)

@@ -141,7 +141,8 @@ public actor Sandbox {
         reference = RunLoopReference(
             thread: thread,
             interruptHandle: interruptHandle,
-            addressSpace: image.addressSpace
+            addressSpace: image.addressSpace,
+            polledCalls: PolledCalls(machine, interruptHandle, thread.baton)
         )
         reference.value = RunLoop(
             machine: machine,

@@ -68,6 +68,14 @@ public struct SandboxConfiguration: Sendable {
     /// How many guest calls may be under way that were made from inside host calls, one inside the other, from 0 to
     /// 1000; 16 unless set. Each takes some of the stacks of the guest and of the sandbox's thread.
     public var maximumCallDepth = 16
+    /// Whether the guest polls for the next call after one has returned, so that callers elsewhere reach it without an
+    /// exit: ``PollingPolicy/adaptive`` unless set.
+    public var polling = PollingPolicy.adaptive
+    #if SYNCHRONIZATION_POINTS
+    var pollingTrial = PollingPlan.environmentTrial
+    #else
+    let pollingTrial: PollingPlan.Trial? = nil
+    #endif
     /// The set that the sandbox belongs to from before its initialisers run; none unless set.
     public var sandboxSet: SandboxSet?
     /// Which real-time signal interrupts the virtual CPU's thread: SIGRTMIN plus this, from 0 to SIGRTMAX - SIGRTMIN; 0
@@ -151,6 +159,12 @@ public struct SandboxConfiguration: Sendable {
             (0...1000).contains(maximumCallDepth),
             "maximumCallDepth is \(maximumCallDepth); it must lie between 0 and 1000."
         )
+        if case .upTo(let duration) = polling {
+            try check(
+                (.zero...Duration.seconds(1)).contains(duration),
+                "polling is for up to \(duration); it must lie between nothing and one second."
+            )
+        }
         try check((0...64).contains(windowCount), "windowCount is \(windowCount); it must lie between 0 and 64.")
         try check(
             windowCount == 0

@@ -136,7 +136,10 @@ import Testing
                         return Int64(number)
                     }
                 )
-            )
+            ) {
+                // Callers who poll run host functions on their own.
+                $0.polling = .never
+            }
             thread.value = try await sandbox.run { _ in pthread_self() }
             return Side(sandbox: sandbox, thread: thread.value ?? 0, calls: calls)
         }

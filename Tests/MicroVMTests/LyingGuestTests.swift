@@ -1,3 +1,4 @@
+import CShims
 import Testing
 
 @testable import MicroVM
@@ -131,12 +132,12 @@ import Testing
     func `each of the library's functions stands up to forged arguments`(_ value: UInt64) async throws {
         for index in 0..<UInt64(try Guest.faults.module().imports.count) {
             let sandbox = try await Guest.faults.sandbox()
-            // All words but the import's index, which is the fourth: a fill from there with the index, then the port.
+            // A fill with the index from where the host looks for that, then the port.
             do {
                 try await sandbox.call(
                     "forge_exit",
                     UInt16(0x11),
-                    UInt64(0x21018),
+                    UInt64(SHIM_MAILBOX + SHIM_MAILBOX_IMPORT),
                     index,
                     value,
                     timeLimit: .seconds(2)

@@ -7,7 +7,7 @@ double host_take_doubles(double a, double b, double c, double d, double e, doubl
                          double j, int64_t k, float l);
 
 static volatile uint64_t *const mailbox = (volatile uint64_t *)0x21000;
-enum { owner_and_command = 0, import_index = 3, stack_pointer = 4, result = 5, integers = 8, words = 512 };
+enum { import_index = 1, result = 2, stack_pointer = 16, words = 512 };
 
 static void fill(uint64_t value) {
     for (int i = 0; i < words; i++)
@@ -58,6 +58,41 @@ __attribute__((naked)) int64_t call_on_stack(uint64_t stack) {
 /* Jumps to a thunk with a return address of the caller's choice, without a stack to speak of. */
 __attribute__((naked)) int64_t jump_on_stack(uint64_t stack) {
     __asm__("movq %rdi, %rsp\n\tjmp host_take@PLT");
+}
+
+/* Says whose turn it is, and returns, calls the host, or neither. */
+static void say_turn(uint32_t turn) { *(volatile uint32_t *)mailbox = turn; }
+int64_t say_turn_and_return(uint32_t turn) {
+    say_turn(turn);
+    return 42;
+}
+int64_t say_turn_and_call(uint32_t turn) {
+    say_turn(turn);
+    return host_take(1, 2, 3, 4, 5, 6, 7, 8.5);
+}
+void say_turn_and_spin(uint32_t turn) {
+    say_turn(turn);
+    for (;;)
+        __asm__ volatile("pause");
+}
+/* The same over and over, one after the other. */
+void say_turns(uint64_t seed) {
+    for (;;) {
+        seed = seed * 6364136223846793005u + 1442695040888963407u;
+        say_turn((uint32_t)(seed >> 33) % 9);
+        for (uint64_t i = 0; i < (seed >> 50) % 200; i++)
+            __asm__ volatile("pause");
+    }
+}
+
+/* Never returns, but answers each call itself as soon as it comes, as if it had. */
+void pretend_to_return(void) {
+    for (;;) {
+        mailbox[result] = 7;
+        say_turn(3);
+        while (*(volatile uint32_t *)mailbox == 3)
+            __asm__ volatile("pause");
+    }
 }
 
 /* Enters the library's code in the middle: the trampoline is at 0x20000, the thunks at 0x22000. */

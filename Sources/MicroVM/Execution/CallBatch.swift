@@ -139,12 +139,12 @@ import CShims
 
     /// Puts frames, and what their pointers name, into the arena, and says so in the mailbox. The first address in the
     /// arena that is free.
-    func pass(_ memory: GuestMemory, _ mailbox: Mailbox) -> UInt64 {
+    func pass(_ function: UInt64, _ memory: GuestMemory, _ mailbox: Mailbox) -> UInt64 {
         let size = count * Self.frameSize
         unsafe memory.hostBytes(at: arena.lowerBound, count: size)
             .copyMemory(from: UnsafeRawBufferPointer(rebasing: contents[..<size]))
         passBytes(memory)
-        mailbox.setBatch(UInt32(count), frames: arena.lowerBound)
+        mailbox.setBatch(of: function, UInt32(count), frames: arena.lowerBound)
         return arenaPosition
     }
 

@@ -4,8 +4,11 @@ import SystemPackage
 
 /// Counts what one call costs.
 struct CallMeter: Sendable {
-    private var began = MonotonicTime.zero
-    private var ended: MonotonicTime? = .zero
+    private(set) var began = MonotonicTime.zero
+    private(set) var ended: MonotonicTime? = .zero
+    /// Both, of a call that was begun while the guest polled, in ticks of the processor's clock, which is cheaper to
+    /// read.
+    private(set) var beganTicks, endedTicks: UInt64?
     /// The thread's CPU time at the beginning and at the end, where it is measured.
     private var cpuTimeBegan, cpuTimeEnded: UInt64?
     /// The clock of the thread's CPU time, which other threads may read as well.
@@ -20,6 +23,14 @@ struct CallMeter: Sendable {
     var nestedCalls: UInt64 = 0
     var debugInterrupts: UInt64 = 0
 
+    /// The clock of the calling thread's CPU time.
+    static var ownCPUClock: clockid_t {
+        var clock = CLOCK_THREAD_CPUTIME_ID
+        // Of the calling thread, so it exists. The word outlives the call.
+        unsafe _ = pthread_getcpuclockid(pthread_self(), &clock)
+        return clock
+    }
+
     /// A meter of no call.
     init() {}
 
@@ -28,30 +39,52 @@ struct CallMeter: Sendable {
         began = .now
         ended = nil
         guard measuringCPUTime else { return }
-        // Of the calling thread, so it exists. The word outlives the call.
-        unsafe _ = pthread_getcpuclockid(pthread_self(), &clock)
-        cpuTimeBegan = MonotonicTime.nanoseconds(of: CLOCK_THREAD_CPUTIME_ID)
+        clock = Self.ownCPUClock
+        cpuTimeBegan = MonotonicTime.nanoseconds(of: clock)
+    }
+
+    /// A call begins now, which the guest polls for.
+    ///
+    /// - Parameter clock: of the virtual CPU's thread's CPU time, where that is measured.
+    init(polledWithCPUTime clock: clockid_t?) {
+        beganTicks = shim_ticks()
+        ended = nil
+        guard let clock else { return }
+        self.clock = clock
+        cpuTimeBegan = MonotonicTime.nanoseconds(of: clock)
     }
 
     /// What it is if the call is over now.
     func endingNow() -> CallMeter {
         var meter = self
-        meter.ended = .now
-        if cpuTimeBegan != nil { meter.cpuTimeEnded = MonotonicTime.nanoseconds(of: CLOCK_THREAD_CPUTIME_ID) }
+        if beganTicks == nil { meter.ended = .now } else { meter.endedTicks = shim_ticks() }
+        if cpuTimeBegan != nil { meter.cpuTimeEnded = MonotonicTime.nanoseconds(of: clock) }
         return meter
     }
 
-    var duration: Duration { began.duration(to: ended ?? .now) }
-    var nanoseconds: UInt64 { (ended ?? .now).nanoseconds - began.nanoseconds }
+    var duration: Duration { .nanoseconds(Int64(clamping: nanoseconds)) }
+    var nanoseconds: UInt64 {
+        if let beganTicks {
+            return PollingClock.shared.nanoseconds(ofTicks: (endedTicks ?? shim_ticks()) &- beganTicks)
+        }
+        return (ended ?? .now).nanoseconds - began.nanoseconds
+    }
+
+    /// How much CPU time the call has used so far, in nanoseconds; nothing where that is not measured.
+    var cpuNanoseconds: UInt64? {
+        // Time that another thread has begun to count may seem to go back.
+        cpuTimeBegan.map { began in
+            let now = cpuTimeEnded ?? MonotonicTime.nanoseconds(of: clock)
+            return now < began ? 0 : now - began
+        }
+    }
 
     /// What has been counted so far; on the virtual CPU's thread, or by whoever looks while that is in a host function.
     var statistics: CallStatistics {
         CallStatistics(
             duration: duration,
             stoppedDuration: .nanoseconds(Int64(clamping: stopped)),
-            cpuTime: cpuTimeBegan.map { began in
-                .nanoseconds(Int64((cpuTimeEnded ?? MonotonicTime.nanoseconds(of: clock)) - began))
-            },
+            cpuTime: cpuNanoseconds.map { .nanoseconds(Int64(clamping: $0)) },
             exits: exits,
             hostCalls: hostCalls,
             nestedCalls: nestedCalls,
@@ -62,13 +95,16 @@ struct CallMeter: Sendable {
 
 /// One limit's timer: made for the first call that has such a limit, and kept for later ones.
 final class LimitTimer {
-    private let reason: CallState.Reason
+    /// What the call ends for; nothing where the timer's signal only has the guest left.
+    private let reason: CallState.Reason?
     private var timer: Int32?
     private var isArmed = false
     /// What was left of the limit when a stop began.
     private var left: UInt64 = 0
 
-    init(_ reason: CallState.Reason) { self.reason = reason }
+    init(_ reason: CallState.Reason?) { self.reason = reason }
+
+    var isMade: Bool { timer != nil }
 
     func make(_ handle: LinuxInterruptHandle) throws(SandboxError) {
         guard timer == nil else { return }
@@ -83,8 +119,15 @@ final class LimitTimer {
         }
     }
 
-    func arm(_ handle: LinuxInterruptHandle, nanoseconds: UInt64) {
+    /// Has its signal come every so often.
+    func `repeat`(_ handle: LinuxInterruptHandle, nanoseconds: UInt64) {
         guard let timer else { return }
+        isArmed = true
+        _ = shim_timer_repeat(timer, nanoseconds)
+    }
+
+    func arm(_ handle: LinuxInterruptHandle, nanoseconds: UInt64) {
+        guard let timer, let reason else { return }
         isArmed = true
         handle.arm(timer, reason, nanoseconds: nanoseconds)
     }
@@ -105,7 +148,7 @@ final class LimitTimer {
 
     /// Lets the clock go on where it was held.
     func goOn(_ handle: LinuxInterruptHandle) {
-        if let timer { handle.arm(timer, reason, nanoseconds: left) }
+        if let timer, let reason { handle.arm(timer, reason, nanoseconds: left) }
     }
 
     func delete() {

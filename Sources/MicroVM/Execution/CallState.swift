@@ -21,6 +21,9 @@ struct CallState: Equatable {
     static let decided = UInt64(SHIM_STATE_DECIDED)
     /// The thread sleeps inside the call, or is about to.
     static let waiting: UInt64 = 1 << 7
+    /// The virtual CPU's thread is in KVM_RUN, or past the point of no return before it, for callers who poll: also
+    /// while there is no call.
+    static let polling: UInt64 = 1 << 11
 
     static let requests = cancel | debugInterrupt | stop
     private static let reasonMask: UInt64 = 0b111 << UInt64(SHIM_STATE_REASON_SHIFT)
@@ -49,6 +52,9 @@ struct CallState: Equatable {
 
     func has(_ flag: UInt64) -> Bool { rawValue & flag != 0 }
 
+    /// Whether the virtual CPU's thread is in KVM_RUN, with a call or for those who may make one.
+    var isInGuest: Bool { has(Self.running | Self.polling) }
+
     /// Why the call shall end, if it shall.
     var reason: Reason? {
         guard has(Self.cancel) else { return nil }
@@ -71,5 +77,12 @@ struct CallState: Equatable {
     var beginningNext: CallState {
         let kept = rawValue & (Self.stop | Self.debugInterrupt)
         return CallState(rawValue: kept | Self.inCall | (number &+ 1) << Self.numberShift)
+    }
+
+    /// What a call begins with that is made while the guest polls, and is in the guest at once. Nothing where the guest
+    /// does not poll, or is to be left.
+    var beginningNextPolled: CallState? {
+        guard has(Self.polling), !has(Self.stop | Self.debugInterrupt | Self.inCall) else { return nil }
+        return CallState(rawValue: beginningNext.rawValue | Self.polling | Self.running | Self.entered)
     }
 }

@@ -39,9 +39,9 @@ import Synchronization
 
     /// What the signal handler and the senders share. Allocated here, and so valid as long as this object, which
     /// whoever sends holds, and which the virtual CPU's thread holds until it has detached itself.
-    private nonisolated(unsafe) let target: UnsafeMutablePointer<shim_interrupt_target>
+    nonisolated(unsafe) let target: UnsafeMutablePointer<shim_interrupt_target>
     /// The words of `target`, as Swift's atomics, which have the layout of what they wrap.
-    private nonisolated(unsafe) let state: UnsafeMutablePointer<Atomic<UInt64>>
+    nonisolated(unsafe) let state: UnsafeMutablePointer<Atomic<UInt64>>
     private nonisolated(unsafe) let departures: UnsafeMutablePointer<Atomic<UInt32>>
     private nonisolated(unsafe) let attention: UnsafeMutablePointer<Atomic<UInt32>>
     /// How many threads may be sending a signal, and whether new ones are turned away.
@@ -49,7 +49,7 @@ import Synchronization
     /// How many threads sleep, or are about to, until the virtual CPU has left the guest.
     private let sleepers = Atomic<UInt32>(0)
     private let spuriousKickCount = Atomic<UInt64>(0)
-    private let signal: Int32
+    let signal: Int32
     private let retryDelayNanoseconds: UInt64
     /// A thread gets through with a few signals a second wherever it runs, and a kick that nothing has come of is not
     /// waited for much longer than that.
@@ -113,9 +113,9 @@ import Synchronization
         // Acquiring and releasing; partner: `enter`. model: debug_request
         let before = setFlag(CallState.debugInterrupt)
         points.reach(.requested)
-        guard before.has(CallState.running) else { return .prevented }
-        kickUntilOut(of: before.number)
-        return .interrupted
+        // Also where the guest only polls for a call: it must not begin one.
+        if before.isInGuest { kickUntilOut(of: before.number, CallState.running | CallState.polling) }
+        return before.has(CallState.running) ? .interrupted : .prevented
     }
 
     private func end(_ reason: CallState.Reason) -> KillOutcome {
@@ -181,9 +181,9 @@ import Synchronization
 
     /// Takes a running guest out for a stop that has just been set. Nothing, where the sandbox is closed.
     func kick(_ before: CallState) {
-        guard before.has(CallState.running), registerSender() else { return }
+        guard before.isInGuest, registerSender() else { return }
         defer { unregisterSender() }
-        kickUntilOut(of: before.number)
+        kickUntilOut(of: before.number, CallState.running | CallState.polling)
     }
 
     /// The thread has something new to look at if it waits. Whoever calls this has made that visible before.
@@ -205,7 +205,7 @@ import Synchronization
     /// What the word is, for those who only look.
     var currentState: CallState { CallState(rawValue: unsafe state.pointee.load(ordering: .acquiring)) }
 
-    private func setFlag(_ flag: UInt64) -> CallState {
+    func setFlag(_ flag: UInt64) -> CallState {
         CallState(rawValue: unsafe state.pointee.bitwiseOr(flag, ordering: .acquiringAndReleasing).oldValue)
     }
 
@@ -215,7 +215,7 @@ import Synchronization
 
     /// Changes the word in one step, acquiring and releasing, and tells what it was before. Where `change` answers with
     /// nothing the word stays as it is.
-    private func update(_ change: (CallState) -> CallState?) -> CallState {
+    @inline(__always) func update(_ change: (CallState) -> CallState?) -> CallState {
         var seen = unsafe state.pointee.load(ordering: .acquiring)
         while true {
             guard let desired = change(CallState(rawValue: seen)) else { return CallState(rawValue: seen) }
@@ -238,14 +238,16 @@ import Synchronization
     /// that sent them at a steady pace could come faster than it gets through with them: it may have to share a slow
     /// processor with all who send. So each of them waits twice as long as the time before, up to a quarter of a
     /// second.
-    private func kickUntilOut(of number: UInt64) {
+    ///
+    /// - Parameter flags: what says that it is in the guest: RUNNING, and POLLING where that is to be left as well.
+    private func kickUntilOut(of number: UInt64, _ flags: UInt64 = CallState.running) {
         var delay = retryDelayNanoseconds
         var isFirst = true
         while true {
             // Acquiring, and read before the state: a departure in between changes the word and ends the wait at once.
             let seen = unsafe departures.pointee.load(ordering: .acquiring)
             let now = currentState
-            guard now.has(CallState.running), now.has(CallState.requests), now.number == number else { return }
+            guard now.has(flags), now.has(CallState.requests), now.number == number else { return }
             // model: kick_store
             unsafe shim_immediate_exit_set(target)
             // A full signal queue (EAGAIN) is the only failure while the thread lives: tried again like a lost kick.
@@ -289,7 +291,7 @@ import Synchronization
     }
 
     /// Senders come and go under this count so that a thread is never signalled after its end.
-    private func registerSender() -> Bool {
+    func registerSender() -> Bool {
         // Acquiring: partner of the last `unregisterSender` or of `attach`, so the target is complete.
         // model: sender_register
         let before = unsafe senders.pointee.wrappingAdd(1, ordering: .acquiring).oldValue
@@ -298,7 +300,7 @@ import Synchronization
         return false
     }
 
-    private func unregisterSender() {
+    func unregisterSender() {
         // Releasing: partner of the acquiring load in `close`; all use of the target is over. model: sender_unregister
         let now = unsafe senders.pointee.wrappingSubtract(1, ordering: .releasing).newValue
         // The last one after the closing, which may be waiting for that.
@@ -398,12 +400,15 @@ import Synchronization
         let change = settles ? CallState.running | CallState.decided : CallState.running
         let old = unsafe state.pointee.bitwiseXor(change, ordering: .acquiringAndReleasing).oldValue
         let before = CallState(rawValue: old)
-        if before.has(CallState.requests) {
-            // Partners are the load in `kickUntilOut` and the order of operations in `sleep`.
-            unsafe departures.pointee.wrappingAdd(1, ordering: .sequentiallyConsistent)
-        }
+        if before.has(CallState.requests) { countDeparture() }
         points.reach(settles ? .decided : .leftGuest)
         return before
+    }
+
+    /// The guest has been left, for those who have asked for that.
+    func countDeparture() {
+        // Partners are the load in `kickUntilOut` and the order of operations in `sleep`.
+        unsafe departures.pointee.wrappingAdd(1, ordering: .sequentiallyConsistent)
     }
 
     /// Wakes those who sleep until the virtual CPU has left the guest, if there are any.
@@ -456,10 +461,10 @@ import Synchronization
 
     // MARK: - Timers
 
-    /// A timer for one of the two limits, made on the attached thread.
-    func makeTimer(_ reason: CallState.Reason) -> Result<Int32, SystemFailure> {
+    /// A timer for one of the two limits, or without a reason, made on the attached thread.
+    func makeTimer(_ reason: CallState.Reason?) -> Result<Int32, SystemFailure> {
         var timer: Int32 = 0
-        let code = unsafe shim_timer_create(target, signal, Int32(reason.rawValue), &timer)
+        let code = unsafe shim_timer_create(target, signal, Int32(reason?.rawValue ?? UInt64(SHIM_REASON_NONE)), &timer)
         return code == 0 ? .success(timer) : .failure(SystemFailure(code: code))
     }
 

@@ -16,7 +16,37 @@ extension RunLoop {
         guard index < UInt64(imports.count) else {
             throw Misbehaviour(.invalidHostCall, message: "There is no import \(index).", isInHostCall: true)
         }
-        currentImport = Int(index)
+        switch imports[Int(index)] {
+        case .hostFunction(let function):
+            try measureQuickness(at: Int(index)) { try carryOut(function, at: Int(index)) }
+        case .library(let function):
+            try withResult(at: Int(index)) { reader, writer in try function.call(self, &reader, &writer) }
+        case .absent, .threadLocalAddress:
+            throw Misbehaviour(.invalidHostCall, message: "Import \(index) is not provided.", isInHostCall: true)
+        }
+    }
+
+    /// Runs a host function, on whichever thread has the baton, and leaves its result for the guest.
+    func carryOut(_ function: HostFunction, at index: Int) throws {
+        try withResult(at: index) { reader, writer in
+            interruptHandle.points.reach(.enteringHostFunction)
+            defer { interruptHandle.points.reach(.leftHostFunction) }
+            hostCallCount &+= 1
+            unsafe hostCalls.append(hostCallCount)
+            defer { unsafe hostCalls.removeLast() }
+            if let observer, observer.isTracing {
+                try trace(function, &reader, &writer, observer)
+            } else {
+                try function.call(self, context, &reader, &writer)
+            }
+        }
+    }
+
+    private func withResult(
+        at index: Int,
+        _ body: (inout GuestValueReader, inout GuestValueWriter) throws -> Void
+    ) throws {
+        currentImport = index
         meter.hostCalls += 1
         var reader = GuestValueReader.arguments(mailbox: machine.mailbox, memory: machine.memory)
         var writer = GuestValueWriter.result(
@@ -25,23 +55,7 @@ extension RunLoop {
             arenaPosition: arenaPosition
         )
         do {
-            switch imports[Int(index)] {
-            case .hostFunction(let function):
-                interruptHandle.points.reach(.enteringHostFunction)
-                defer { interruptHandle.points.reach(.leftHostFunction) }
-                hostCallCount &+= 1
-                unsafe hostCalls.append(hostCallCount)
-                defer { unsafe hostCalls.removeLast() }
-                if let observer, observer.isTracing {
-                    try trace(function, &reader, &writer, observer)
-                } else {
-                    try function.call(self, context, &reader, &writer)
-                }
-            case .library(let function):
-                try function.call(self, &reader, &writer)
-            case .absent, .threadLocalAddress:
-                throw Misbehaviour(.invalidHostCall, message: "Import \(index) is not provided.", isInHostCall: true)
-            }
+            try body(&reader, &writer)
         } catch let invalid as InvalidHostCallArgument {
             let violation = invalid.error.underlyingError as? GuestPointerViolation
             throw Misbehaviour(
@@ -54,7 +68,7 @@ extension RunLoop {
         }
         // A host function that has caught the failure of its own nested call cannot undo it.
         if let firstCause { throw firstCause }
-        machine.mailbox.setCommand(.returnResult)
+        machine.mailbox.setReturn()
     }
 
     /// Calls a host function in a span of its own.

@@ -23,7 +23,6 @@ extension RunLoop {
     }
 
     private func enterNested(_ function: UInt64, _ arguments: GuestValueWriter) throws {
-        machine.mailbox.setCommand(.callFunction)
         give(function, arguments)
         let reason: CallState.Reason?
         do {

@@ -1,4 +1,5 @@
 import CShims
+import Glibc
 import LinuxKVM
 import SystemPackage
 
@@ -39,21 +40,21 @@ import SystemPackage
 
     /// Why the memory may be inconsistent, once a call has ended half way.
     var poison: Poison?
-    private(set) var isInCall = false
+    var isInCall = false
     /// Whether the call is over when the function that is running returns.
     var isLastFunction = true
     private(set) var callNumber: UInt64 = 0
     private var pendingCall: PendingCall?
     var meter = CallMeter()
     let timer = LimitTimer(.timeLimit)
-    private let cpuTimer = LimitTimer(.cpuTimeLimit)
+    let cpuTimer = LimitTimer(.cpuTimeLimit)
     /// Whether guest code has run in this call: if not, ending it leaves nothing half done.
-    private(set) var hasEnteredGuest = false
+    var hasEnteredGuest = false
     /// Why guest code of this call was left for good, half way: what the call ends with, whatever else comes.
     var firstCause: (any Error)?
     /// Whether the last exit was one that KVM completes at the next entry, so that registers must not be read before.
     var isExitPending = false
-    private(set) var calledFunction: UInt64 = 0
+    var calledFunction: UInt64 = 0
     var arenaPosition: UInt64
     /// The call that a snapshot was taken in the middle of, and that nobody has gone on with yet.
     private(set) var suspendedCall: SuspendedCall?
@@ -62,7 +63,7 @@ import SystemPackage
     /// Whether the call is one of the module's initialisers.
     var isInitializing = false
     /// Whether the virtual CPU may not be as an ordinary exit leaves it.
-    private(set) var isMachineBroken = false
+    var isMachineBroken = false
     /// What the guest did that ended the last call, for those who look at what is left.
     var lastFault: GuestFault? {
         didSet { hasFault = lastFault != nil }
@@ -75,7 +76,7 @@ import SystemPackage
     @exclusivity(unchecked) var hostCalls: [UInt64] = []
     var hostCallCount: UInt64 = 0
     /// Whom the host functions of a call keep waiting: this sandbox, if nobody waits for the call.
-    private let chain: HostCallChain
+    let chain: HostCallChain
     private var isChainBound = false
     /// How many of the calls under way were made from inside a host call.
     var depth = 0
@@ -83,6 +84,19 @@ import SystemPackage
     var cancellationScope: CancellationScope?
     /// That of the call under way.
     private var callScope: CancellationScope?
+    /// When the guest polls for calls; nothing where it never does.
+    var pollingPlan: PollingPlan?
+    let polledCalls: PolledCalls
+    /// The call that a caller makes meanwhile.
+    var polledCall = PolledCall()
+    /// Has the thread look after a guest that polls.
+    let watch = LimitTimer(nil)
+    /// The clock of the thread's CPU time.
+    var threadClock = clockid_t()
+    /// Whether callers run host functions themselves: not where the thread may do less than they.
+    var answersPolledHostCalls = false
+    /// The imports whose host functions callers run themselves.
+    var isQuick: [Bool]
     /// The debugger that looks at this sandbox, as of the last time it has asked for attention.
     var debugger: Debugger?
     /// What has been done to the guest for it.
@@ -110,15 +124,22 @@ import SystemPackage
         thread = reference.thread
         debuggerSlot = reference.debugger
         arenaPosition = machine.memory.addressSpace.arena.lowerBound
+        polledCalls = reference.polledCalls
+        pollingPlan = PollingPlan(configuration.polling, configuration.pollingTrial)
+        isQuick = Array(repeating: false, count: imports.count)
         unsafe hostCalls.reserveCapacity(configuration.maximumCallDepth + 1)
         unsafe interruptHandle.setImmediateExit(machine.virtualCPU.immediateExit)
         if machine.memory.served.contains(where: { $0 != nil }) { knowServedMemory() }
+        // The thread's own last act here is to take that away again.
+        if pollingPlan != nil { thread.setIdle { [unowned(unsafe) self] in unsafe self.pollForCalls() } }
     }
 
     deinit {
+        thread.setIdle(nil)
         // After this nobody touches the mapping of the virtual CPU any more, so it may go.
         timer.delete()
         cpuTimer.delete()
+        watch.delete()
         interruptHandle.close()
         debuggerSlot.withLock { $0 }?.sandboxDidClose()
     }
@@ -146,26 +167,33 @@ import SystemPackage
         let cpuTimeLimit = options.cpuTimeLimit ?? configuration.cpuTimeLimit
         if timeLimit != nil { try timer.make(interruptHandle) }
         if cpuTimeLimit != nil { try cpuTimer.make(interruptHandle) }
-        callNumber = interruptHandle.beginCall()
-        isInCall = true
-        isLastFunction = true
-        hasEnteredGuest = false
-        firstCause = nil
-        arenaPosition = machine.memory.addressSpace.arena.lowerBound
+        beginCall(interruptHandle.beginCall())
         meter = CallMeter(
             measuringCPUTime: configuration.measuresCPUTime || cpuTimeLimit != nil || options.pending != nil
         )
-        if let pending = options.pending {
-            pendingCall = pending
-            if let reason = pending.begin(callNumber) {
-                _ = try? interruptHandle.terminate(call: callNumber, reason)
-            }
-        }
+        pollingPlan?.callBegins(meter.began)
+        if let pending = options.pending { begin(pending) }
         if let timeLimit { timer.arm(interruptHandle, nanoseconds: timeLimit.nanosecondsClamped) }
         if let cpuTimeLimit { cpuTimer.arm(interruptHandle, nanoseconds: cpuTimeLimit.nanosecondsClamped) }
         // A cancellation from before this beginning found nothing to end; one from now on does.
         callScope = scope
         if scope?.begin(callNumber) ?? Task.isCancelled { interruptHandle.cancelForTask() }
+    }
+
+    func beginCall(_ number: UInt64) {
+        callNumber = number
+        isInCall = true
+        isLastFunction = true
+        hasEnteredGuest = false
+        firstCause = nil
+        arenaPosition = machine.memory.addressSpace.arena.lowerBound
+    }
+
+    func begin(_ pending: PendingCall) {
+        pendingCall = pending
+        if let reason = pending.begin(callNumber) {
+            _ = try? interruptHandle.terminate(call: callNumber, reason)
+        }
     }
 
     /// Whether a call or a restore has ended half way.
@@ -206,12 +234,17 @@ import SystemPackage
         currentImport = nil
         firstCause = nil
         meter = meter.endingNow()
+        reportEnd()
+        interruptHandle.endCall()
+    }
+
+    /// Tells those who want to know what the call has cost, which is over.
+    func reportEnd() {
         observer?.callEnded(callNumber, meter)
         if let pendingCall {
             pendingCall.statistics.withLock { $0 = meter.statistics }
             self.pendingCall = nil
         }
-        interruptHandle.endCall()
     }
 
     func argumentWriter() -> GuestValueWriter {
@@ -227,7 +260,6 @@ import SystemPackage
     func run(function: UInt64, arguments: GuestValueWriter) throws {
         calledFunction = function
         observer?.callBegins(self)
-        machine.mailbox.setNoBatch()
         give(function, arguments)
         try runToEnd()
     }
@@ -243,8 +275,7 @@ import SystemPackage
         }
         calledFunction = function
         observer?.callBegins(self)
-        arenaPosition = batch.pass(machine.memory, machine.mailbox)
-        machine.mailbox.setFunction(function)
+        arenaPosition = batch.pass(function, machine.memory, machine.mailbox)
         machine.mailbox.giveToGuest()
         do {
             defer { batch.finish(machine.memory, machine.mailbox) }
@@ -289,54 +320,76 @@ import SystemPackage
 
     func give(_ function: UInt64, _ arguments: GuestValueWriter) {
         arenaPosition = arguments.arenaPosition
-        machine.mailbox.setStackArgumentCount(UInt32(arguments.stackArgumentCount))
+        machine.mailbox.setStackArgumentCount(arguments.stackArgumentCount)
         machine.mailbox.setFunction(function)
         machine.mailbox.giveToGuest()
     }
 
     /// Enters the guest until the function has returned, or the call is to be ended from outside for the reason that
     /// is returned.
-    func runToReturn() throws -> CallState.Reason? {
+    ///
+    /// - Parameters:
+    ///   - first: how KVM_RUN has returned already, to who has left that in the word.
+    ///   - isGiven: whether the guest knows that it is its turn. Else it is about to leave, and is told then.
+    func runToReturn(after first: Result<Exit, Errno>? = nil, isGiven: Bool = true) throws -> CallState.Reason? {
         if let firstCause { throw firstCause }
         let isNested = depth > 0
         let settles = !isNested && isLastFunction
+        var (left, isGiven) = (first, isGiven)
         while true {
-            switch interruptHandle.enter() {
-            case .enter: break
-            case .end(let reason):
-                guard interruptHandle.isHeldAgainstKills else { return reason }
-                park()
-                continue
-            case .stop:
-                park()
-                continue
-            case .debugInterrupt:
-                try heedDebugger()
-                continue
+            let known = left
+            left = nil
+            if known == nil {
+                switch interruptHandle.enter() {
+                case .enter: break
+                case .end(let reason):
+                    guard interruptHandle.isHeldAgainstKills else { return reason }
+                    park()
+                    continue
+                case .stop:
+                    park()
+                    continue
+                case .debugInterrupt:
+                    try heedDebugger()
+                    continue
+                }
+                // Not before: a request that came during a host call is found here, and the call was there when it
+                // came.
+                currentImport = nil
+                hasEnteredGuest = true
+                machine.memory.returnLentCopies()
+                if let debugger { try arm(debugger) }
             }
-            // Not before: a request that came during a host call is found here, and the call was there when it came.
-            currentImport = nil
-            hasEnteredGuest = true
+            func leave(settling settles: Bool) -> CallState {
+                known == nil ? interruptHandle.leave(settling: settles) : interruptHandle.settle(settles)
+            }
             meter.exits += 1
-            machine.memory.returnLentCopies()
-            if let debugger { try arm(debugger) }
             let exit: Exit
             do throws(Errno) {
-                exit = try machine.virtualCPU.run()
+                if let known { exit = try known.get() } else { exit = try machine.virtualCPU.run() }
             } catch {
                 if debugger != nil { disarm() }
-                let reason = interruptHandle.leave(settling: settlesFaults).reason
+                let reason = leave(settling: settlesFaults).reason
                 let served = machine.memory.takeServedFailure()
                 // A kill did not wait for a page.
-                if let reason, served?.wasAbandoned == true { return reason }
+                if let reason, known != nil || served?.wasAbandoned == true { return reason }
                 if let error = examined(served?.0 ?? failure(of: error)) { throw error }
                 continue
             }
             if debugger != nil { disarm() }
             switch exit {
+            // The guest has left because it did not know of its turn.
+            case .ioOut(UInt16(SHIM_PORT_HOST_CALL), 1, 1, _) where !isGiven,
+                .ioOut(UInt16(SHIM_PORT_RETURN), 1, 1, _) where !isGiven:
+                let before = leave(settling: false)
+                isExitPending = true
+                interruptHandle.wakeSleepers()
+                if let reason = before.reason { return reason }
+                isGiven = true
+                machine.mailbox.giveToGuest()
             // Wider or repeated ones reach the neighbouring ports as well, which the bitmap forbids.
             case .ioOut(UInt16(SHIM_PORT_HOST_CALL), 1, 1, _):
-                let before = interruptHandle.leave(settling: false)
+                let before = leave(settling: false)
                 isExitPending = true
                 interruptHandle.wakeSleepers()
                 // A call that shall end ends before a host function is begun for it.
@@ -348,19 +401,22 @@ import SystemPackage
                 isExitPending = true
                 meter.returns += 1
                 // Whoever has asked for the end before this has been promised it.
-                return interruptHandle.leave(settling: settles).reason
+                return leave(settling: settles).reason
             case .interrupted:
                 meter.interruptions += 1
-                let before = interruptHandle.leave(settling: false)
+                let before = leave(settling: false)
                 isExitPending = false
                 if let reason = before.reason { return reason }
                 interruptHandle.wakeSleepers()
-                if !before.has(CallState.requests) { interruptHandle.countSpuriousKick() }
+                if known == nil, !before.has(CallState.requests) { interruptHandle.countSpuriousKick() }
                 // What a debugger has caused is no part of a state to be looked at, or of a snapshot.
                 try finishException()
             default:
                 // The first of several functions ends the call too when it faults.
-                let before = interruptHandle.leave(settling: settlesFaults)
+                let before = leave(settling: settlesFaults)
+                // The guest had left before it was settled how the call ends: whoever came in between was told that it
+                // ends for him.
+                if known != nil, let reason = before.reason { return reason }
                 if try isForDebugger(exit) {
                     interruptHandle.wakeSleepers()
                     if let reason = before.reason { return reason }

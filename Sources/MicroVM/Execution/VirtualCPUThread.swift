@@ -30,9 +30,22 @@ import SystemPackage
         var interludes: [(kind: Interlude, body: @Sendable () -> Void)] = []
         var isSleeping = false
         var isFinished = false
+        /// What the thread does where there is no work, if anything: whether it has done anything.
+        var idle: (() -> Bool)?
+        /// Whether the thread is in the guest, without a call of its own, and whoever has work must recall it.
+        var isPolling = false
+        /// Whether a call that was begun elsewhere is the thread's from now on, and the job that goes on with it.
+        var isHandedOver = false
+        var continuation: UnownedJob?
+
+        /// There is something new. What the thread takes to look at it: the first one to bring something does that.
+        mutating func callThread() -> Call {
+            defer { (isSleeping, isPolling) = (false, false) }
+            return isPolling ? .recall : isSleeping ? .wake : .none
+        }
     }
 
-    /// Who may look at what belongs to the thread.
+    /// Who may look at what belongs to whoever has the baton.
     private enum Custody {
         /// The thread itself.
         static let own: UInt32 = 0
@@ -42,6 +55,8 @@ import SystemPackage
         static let taken: UInt32 = 2
     }
 
+    /// Who may use what belongs to the thread.
+    let baton = CallBaton()
     private let queue = Locked(Queue())
     /// Changes whenever work arrives for a sleeping thread: what it sleeps on. Freed in `deinit`, which comes after
     /// the thread's end, because the thread holds this object.
@@ -104,7 +119,12 @@ import SystemPackage
 
     // MARK: Executor
 
-    func enqueue(_ job: UnownedJob) { append(.job(job)) }
+    func enqueue(_ job: UnownedJob) {
+        guard unsafe shim_thread_continuing() == mark else { return append(.job(job)) }
+        shim_thread_set_continuing(nil)
+        queue.withLock { $0.continuation = job }
+        wake()
+    }
 
     func checkIsolated() {
         precondition(isCurrent, "not on the sandbox's own thread")
@@ -120,16 +140,15 @@ import SystemPackage
     /// caller runs himself while a synchronous host function is at work; and after the thread's end all, which find
     /// nothing left to work on.
     func addInterlude(_ kind: Interlude, _ interlude: @escaping @Sendable () -> Void) {
-        let (mustWake, isFinished) = queue.withLock { queue in
-            if queue.isFinished { return (false, true) }
+        let (call, isFinished) = queue.withLock { queue in
+            if queue.isFinished { return (Call.none, true) }
             queue.interludes.append((kind, interlude))
             // Sequentially consistent; partner: `offerCustody`. Either the thread finds this, or the offer is found.
             if kind == .inspection { inspections.wrappingAdd(1, ordering: .sequentiallyConsistent) }
-            defer { queue.isSleeping = false }
-            return (queue.isSleeping, false)
+            return (queue.callThread(), false)
         }
         if isFinished { return interlude() }
-        if mustWake { wake() }
+        heed(call)
         interruptHandle.wakeIfWaiting()
         if kind == .inspection { inspectInPlace() }
     }
@@ -226,12 +245,24 @@ import SystemPackage
     func finish(_ last: @escaping @Sendable () -> Void) { append(.finish(last)) }
 
     private func append(_ work: Work) {
-        let mustWake = queue.withLock { queue in
+        let call = queue.withLock { queue in
             queue.work.append(work)
-            defer { queue.isSleeping = false }
-            return queue.isSleeping
+            return queue.callThread()
         }
-        if mustWake { wake() }
+        heed(call)
+    }
+
+    /// What gets the thread to look at its queue.
+    private enum Call { case none, wake, recall }
+
+    private func heed(_ call: Call) {
+        switch call {
+        case .none: break
+        case .wake: wake()
+        case .recall:
+            baton.recall()
+            interruptHandle.recall()
+        }
     }
 
     private func wake() {
@@ -250,16 +281,83 @@ import SystemPackage
         while true {
             // Acquiring, and read before the queue: work that arrives in between changes the word.
             let seen = unsafe wakeUps.pointee.load(ordering: .acquiring)
-            let hasInterludes = queue.withLock { queue in
+            let (hasInterludes, idle) = queue.withLock { queue in
                 swap(&queue.work, &batch)
                 queue.isSleeping = batch.isEmpty && queue.interludes.isEmpty
-                return !queue.interludes.isEmpty
+                return (!queue.interludes.isEmpty, queue.isSleeping ? queue.idle : nil)
             }
             if hasInterludes { _ = runInterludes() }
             if !batch.isEmpty { return }
             if hasInterludes { continue }
+            if let idle {
+                confine()
+                if idle() { continue }
+            }
             unsafe wakeUps.withMemoryRebound(to: UInt32.self, capacity: 1) { unsafe shim_futex_wait($0, seen, 0) }
         }
+    }
+
+    // MARK: Polling
+
+    /// What the thread does from now on where it has no work: whether it has done anything, so that it looks again.
+    func setIdle(_ body: (() -> Bool)?) { queue.withLock { $0.idle = body } }
+
+    /// Tells that the thread goes into the guest without a call. Whether it may: not where there is work.
+    func publishPolling() -> Bool {
+        // model: polling_publish
+        queue.withLock { queue in
+            queue.isPolling = queue.work.isEmpty && queue.interludes.isEmpty
+            queue.isSleeping = false
+            return queue.isPolling
+        }
+    }
+
+    /// The thread has what it had offered again.
+    func endPolling() { queue.withLock { $0.isPolling = false } }
+
+    /// The call that was begun on the calling thread is this thread's from now on, when it is out of the guest.
+    /// ``expectContinuation()`` must follow.
+    ///
+    /// - Parameter isWanted: whether the thread is to leave the guest for that.
+    func handOver(isWanted: Bool) {
+        queue.withLock { queue in
+            queue.isHandedOver = true
+            // It is in the guest with a call: what comes now waits for that as always.
+            queue.isPolling = false
+        }
+        if isWanted { baton.recall() }
+        baton.putDown()
+        if isWanted { interruptHandle.recall() }
+    }
+
+    /// The job that the calling thread enqueues next goes on with that call.
+    func expectContinuation() { unsafe shim_thread_set_continuing(mark) }
+
+    /// Goes on with a call that has been handed over, if there is one: whatever else there is to do comes after that.
+    func runContinuation() {
+        guard queue.withLock({ $0.isHandedOver }) else { return }
+        while true {
+            // Acquiring, and read before the queue, as in `waitForWork`.
+            let seen = unsafe wakeUps.pointee.load(ordering: .acquiring)
+            let job = queue.withLock { queue in
+                guard let job = queue.continuation else { return UnownedJob?.none }
+                (queue.continuation, queue.isHandedOver) = (nil, false)
+                return job
+            }
+            if let job { return run(job) }
+            unsafe wakeUps.withMemoryRebound(to: UInt32.self, capacity: 1) { unsafe shim_futex_wait($0, seen, 0) }
+        }
+    }
+
+    /// Each time, because the process may have been confined after the thread had begun: nothing of the guest runs
+    /// before this.
+    private func confine() {
+        if isConfined { shim_thread_confine(SHIM_ROLE_VIRTUAL_CPU) }
+    }
+
+    private func run(_ job: UnownedJob) {
+        unsafe jobCount &+= 1
+        unsafe job.runSynchronously(on: asUnownedSerialExecutor())
     }
 
     fileprivate func main() {
@@ -269,14 +367,10 @@ import SystemPackage
         batch.reserveCapacity(8)
         while true {
             waitForWork(into: &batch)
-            // Each time, because the process may have been confined after the thread had begun: nothing of the guest
-            // runs before this.
-            if isConfined { shim_thread_confine(SHIM_ROLE_VIRTUAL_CPU) }
+            confine()
             for work in batch {
                 switch work {
-                case .job(let job):
-                    unsafe jobCount &+= 1
-                    unsafe job.runSynchronously(on: asUnownedSerialExecutor())
+                case .job(let job): run(job)
                 case .block(let block): block()
                 case .finish(let last):
                     last()

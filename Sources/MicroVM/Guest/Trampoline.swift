@@ -14,6 +14,7 @@ enum Trampoline {
     /// The code that all thunks jump to; from ``reset`` on there is only what the host begins at.
     static var hostCall: UInt64 { entry + shim_host_call_offset() }
     static var reset: UInt64 { entry + shim_reset_offset(false) }
+    static var end: UInt64 { unsafe entry + UInt64(shim_trampoline_code().count) }
 
     /// The addresses of the library's code in ring 3.
     static func pages(importCount: Int) -> Range<UInt64> {

@@ -3,8 +3,8 @@
 /// Each word is read once, and none of them is believed.
 public struct GuestValueReader {
     private enum Source {
-        /// The address of the next argument on the guest's stack.
-        case arguments(stack: UInt64)
+        /// The address of the next argument on the guest's stack; nothing as long as none was taken from there.
+        case arguments(stack: UInt64?)
         case result
     }
 
@@ -22,8 +22,7 @@ public struct GuestValueReader {
     }
 
     static func arguments(mailbox: Mailbox, memory: GuestMemory) -> GuestValueReader {
-        // At the import's entry %rsp points to the return address, and the arguments follow it.
-        GuestValueReader(.arguments(stack: mailbox.stackPointer &+ 8), mailbox: mailbox, memory: memory)
+        GuestValueReader(.arguments(stack: nil), mailbox: mailbox, memory: memory)
     }
 
     static func result(mailbox: Mailbox, memory: GuestMemory?) -> GuestValueReader {
@@ -71,8 +70,10 @@ public struct GuestValueReader {
         return unsafe UnsafeRawBufferPointer(try memory.guestBytes(at: address, count: count, for: .read))
     }
 
-    private mutating func nextStackWord(at address: UInt64) throws(SandboxError) -> UInt64 {
+    private mutating func nextStackWord(at address: UInt64?) throws(SandboxError) -> UInt64 {
         guard let memory else { throw Self.resultTooWide }
+        // At the import's entry %rsp points to the return address, and the arguments follow it.
+        let address = address ?? mailbox.stackPointer &+ 8
         let word = unsafe try memory.guestBytes(at: address, count: 8, for: .read).loadUnaligned(as: UInt64.self)
         source = .arguments(stack: address &+ 8)
         return word

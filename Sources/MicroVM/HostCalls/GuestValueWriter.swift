@@ -25,7 +25,7 @@ public struct GuestValueWriter {
     private let mailbox: Mailbox
     private let memory: any ArgumentMemory
     private var integerCount = 0
-    private var vectorCount = 0
+    private(set) var vectorCount = 0
     private(set) var stackArgumentCount = 0
     /// The first free byte of the argument arena.
     private(set) var arenaPosition: UInt64

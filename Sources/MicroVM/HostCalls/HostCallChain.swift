@@ -18,9 +18,14 @@ final class HostCallChain: Sendable {
 
     /// Refuses a call of a sandbox that the current task's own host function keeps waiting.
     static func check(_ reference: RunLoopReference) throws(SandboxError) {
+        guard let first = current else { return }
+        try check(reference, from: first)
+    }
+
+    private static func check(_ reference: RunLoopReference, from first: HostCallChain) throws(SandboxError) {
         // Code on the sandbox's own thread that makes calls cannot be keeping it waiting.
         if reference.thread.isCurrent { return }
-        var link = current
+        var link: HostCallChain? = first
         while let next = link {
             if next.reference === reference {
                 throw SandboxError(

@@ -6,9 +6,10 @@
 /// }
 /// ```
 ///
-/// A synchronous closure runs on the sandbox's own thread while the guest waits. An asynchronous one runs on the
-/// concurrency pool, in a task that inherits the priority and the task-local values of the guest call's, and that is
-/// cancelled when the call shall end; the sandbox's thread waits for it meanwhile.
+/// A synchronous closure runs on the sandbox's own thread while the guest waits; or, where it takes no context and has
+/// been seen to be quick, on the thread of a caller who polls for the guest (``PollingPolicy``). An asynchronous one
+/// runs on the concurrency pool, in a task that inherits the priority and the task-local values of the guest call's,
+/// and that is cancelled when the call shall end; the sandbox's thread waits for it meanwhile.
 ///
 /// Parameters arrive by the C convention (see ``GuestValue``); what the closure throws ends the guest call and reaches
 /// its caller unchanged, unless the call was to end for another reason before. Text and bytes that it returns lie in
@@ -34,6 +35,9 @@ public struct HostFunction: Sendable {
     /// Whether it is one of this package's own, which may have a name that belongs to the library.
     private(set) var isOfLibrary = false
 
+    /// Whether it needs nothing of the sandbox's thread, so that any other may run it.
+    let isPlain: Bool
+
     /// The same function for an import whose name belongs to the library.
     package var ofLibrary: HostFunction {
         var copy = self
@@ -58,9 +62,11 @@ public struct HostFunction: Sendable {
 
     @usableFromInline init(
         synchronous name: String,
+        isPlain: Bool,
         _ body: @escaping @Sendable (HostCallContext, inout GuestValueReader, inout GuestValueWriter) throws -> Void
     ) {
         self.name = name
+        self.isPlain = isPlain
         self.body = .synchronous(body)
     }
 
@@ -74,7 +80,7 @@ public struct HostFunction: Sendable {
         _ name: String,
         _ body: @escaping @Sendable (repeat each Argument) throws -> Result
     ) {
-        self.init(synchronous: name) { _, reader, writer in
+        self.init(synchronous: name, isPlain: true) { _, reader, writer in
             let arguments = (repeat try Self.argument((each Argument).self, &reader))
             try body(repeat each arguments).store(into: &writer)
         }
@@ -90,7 +96,7 @@ public struct HostFunction: Sendable {
         _ name: String,
         _ body: @escaping @Sendable (repeat each Argument) throws -> Void
     ) {
-        self.init(synchronous: name) { _, reader, _ in
+        self.init(synchronous: name, isPlain: true) { _, reader, _ in
             let arguments = (repeat try Self.argument((each Argument).self, &reader))
             try body(repeat each arguments)
         }
@@ -106,7 +112,7 @@ public struct HostFunction: Sendable {
         _ name: String,
         _ body: @escaping @Sendable (HostCallContext, repeat each Argument) throws -> Result
     ) {
-        self.init(synchronous: name) { context, reader, writer in
+        self.init(synchronous: name, isPlain: false) { context, reader, writer in
             let arguments = (repeat try Self.argument((each Argument).self, &reader))
             try body(context, repeat each arguments).store(into: &writer)
         }
@@ -122,7 +128,7 @@ public struct HostFunction: Sendable {
         _ name: String,
         _ body: @escaping @Sendable (HostCallContext, repeat each Argument) throws -> Void
     ) {
-        self.init(synchronous: name) { context, reader, _ in
+        self.init(synchronous: name, isPlain: false) { context, reader, _ in
             let arguments = (repeat try Self.argument((each Argument).self, &reader))
             try body(context, repeat each arguments)
         }
@@ -141,6 +147,7 @@ public struct HostFunction: Sendable {
         _ body: @escaping @concurrent @Sendable (repeat each Argument) async throws -> Result
     ) {
         self.name = name
+        isPlain = false
         self.body = .asynchronous { _, reader in
             let arguments = (repeat try Self.argument((each Argument).self, &reader))
             return {
@@ -160,6 +167,7 @@ public struct HostFunction: Sendable {
         _ body: @escaping @concurrent @Sendable (repeat each Argument) async throws -> Void
     ) {
         self.name = name
+        isPlain = false
         self.body = .asynchronous { _, reader in
             let arguments = (repeat try Self.argument((each Argument).self, &reader))
             return {
@@ -179,6 +187,7 @@ public struct HostFunction: Sendable {
         _ body: @escaping @concurrent @Sendable (HostCallContext, repeat each Argument) async throws -> Result
     ) {
         self.name = name
+        isPlain = false
         self.body = .asynchronous { context, reader in
             let arguments = (repeat try Self.argument((each Argument).self, &reader))
             return {
@@ -198,6 +207,7 @@ public struct HostFunction: Sendable {
         _ body: @escaping @concurrent @Sendable (HostCallContext, repeat each Argument) async throws -> Void
     ) {
         self.name = name
+        isPlain = false
         self.body = .asynchronous { context, reader in
             let arguments = (repeat try Self.argument((each Argument).self, &reader))
             return {

@@ -1,0 +1,328 @@
+import CShims
+import LinuxKVM
+import SystemPackage
+
+/// A call that a caller on another thread makes while the guest polls, as the virtual CPU's thread finds it when it has
+/// been handed over.
+struct PolledCall {
+    enum Stage {
+        /// There is none, or it was not handed over.
+        case none
+        /// The guest has left, or is about to, and does not know of the call.
+        case undelivered
+        /// The guest has the call, and its turn.
+        case begun
+        /// The host function that the guest waits for has returned, and the guest does not know of that.
+        case answered
+        /// The host function has thrown.
+        case failed
+    }
+
+    var stage = Stage.none
+    /// What the host function has thrown.
+    var failure: (any Error)?
+    /// Whether the guest shall leave, though it may have no reason to.
+    var isWanted = false
+    /// Whether the caller has waited for as long as callers do.
+    var wasTooLong = false
+    /// How KVM_RUN has returned to the thread.
+    var exit: Result<Exit, Errno>?
+    /// What is left of when it is handed over.
+    var timeLimit, cpuTimeLimit: UInt64?
+}
+
+/// Calls without an exit: what the virtual CPU's thread does while the guest polls (the article Polling has the
+/// protocol, docs/models/mailbox.pml its model).
+extension RunLoop {
+    /// After how long at most a guest is looked after that polls, or pretends to.
+    private static let watchNanoseconds: UInt64 = 10_000_000
+
+    /// Lets the guest poll for calls, as long as it pays. Whether it has, or has come to nothing because of work.
+    func pollForCalls() -> Bool {
+        guard poison == nil, suspendedCall == nil, debuggerSlot.withLock({ $0 == nil }), watch.isMade || makeWatch(),
+            let budget = pollingPlan?.begin()
+        else { return false }
+        let callsBefore = polledCalls.counters.hitCount
+        defer { pollingPlan?.end(calls: polledCalls.counters.hitCount &- callsBefore) }
+        let clock = PollingClock.shared
+        threadClock = CallMeter.ownCPUClock
+        answersPolledHostCalls = !shim_thread_is_confined()
+        polledCalls.areSimple =
+            observer == nil && configuration.timeLimit == nil && configuration.cpuTimeLimit == nil
+            && !configuration.measuresCPUTime
+        machine.mailbox.setIdle(callPolls: clock.looks(in: budget), hostCallPolls: clock.looks(in: budget))
+        guard interruptHandle.beginPolling() else { return false }
+        guard thread.publishPolling(), thread.baton.offer() else {
+            thread.endPolling()
+            _ = interruptHandle.endPolling()
+            return true
+        }
+        let began = MonotonicTime.now
+        let exit = stayInGuest()
+        _ = interruptHandle.endPolling()
+        watch.disarm(interruptHandle)
+        thread.baton.takeBack()
+        thread.endPolling()
+        if case .success(.ioOut) = exit { isExitPending = true } else { isExitPending = false }
+        polledCalls.counters.countSession(
+            nanoseconds: MonotonicTime.now.nanoseconds - began.nanoseconds,
+            wasHit: polledCalls.counters.hitCount != callsBefore
+        )
+        polledCall.exit = exit
+        if isInCall { thread.runContinuation() } else { checkIdleGuest(exit) }
+        return true
+    }
+
+    /// Makes the timer that has the thread look after the guest. Whether it could be had.
+    private func makeWatch() -> Bool {
+        (try? watch.make(interruptHandle)) != nil
+    }
+
+    /// Has the guest run until it leaves, or is wanted out.
+    private func stayInGuest() -> Result<Exit, Errno> {
+        watch.repeat(interruptHandle, nanoseconds: Self.watchNanoseconds)
+        var last = interruptHandle.currentState
+        while true {
+            let exit = Result { () throws(Errno) in try machine.virtualCPU.run() }
+            guard case .success(.interrupted) = exit else { return exit }
+            let now = interruptHandle.lookAround()
+            // Somebody wants the thread; or nothing has happened for long enough for a guest that polls to have left.
+            guard !now.has(CallState.requests), !thread.baton.isRecalled,
+                now.has(CallState.inCall) || now.number != last.number
+            else { return exit }
+            last = now
+        }
+    }
+
+    /// The guest has left, and there is no call: it has polled for long enough, or was interrupted at that.
+    private func checkIdleGuest(_ exit: Result<Exit, Errno>) {
+        machine.mailbox.endIdle()
+        switch exit {
+        case .success(.ioOut(UInt16(SHIM_PORT_RETURN), 1, 1, _)): return
+        case .success(.interrupted):
+            if (try? leavePollingLoop()) == true { return }
+            lastFault = fault(Misbehaviour(.invalidHostCall, message: "The guest went on after its call had returned."))
+        case .success(let exit): lastFault = fault(misbehaviour(exit))
+        case .failure: isMachineBroken = true
+        }
+        poison = .call(.guestFault)
+    }
+
+    /// Has the guest begin anew with the next call, wherever it was in the code that polls. Whether it was there.
+    private func leavePollingLoop() throws(Errno) -> Bool {
+        var registers = try completedRegisters()
+        // After a restore it may not have got to that yet.
+        if registers.rip >= Trampoline.reset, registers.rip < Trampoline.end { return true }
+        guard registers.rip >= Trampoline.entry, registers.rip < Trampoline.invoke else { return false }
+        // Whatever it was about to do, to leave included, was not for that call.
+        registers.rip = Trampoline.entry
+        try machine.setRegisters(registers)
+        return true
+    }
+
+    /// Goes on with a call that has been handed over, until it has returned.
+    ///
+    /// - Throws: as ``run(function:arguments:)``.
+    func runPolledToEnd() throws {
+        let reason: CallState.Reason?
+        do {
+            reason = try goOnWithPolledCall()
+        } catch {
+            throw cause(of: error, interruptHandle.decide())
+        }
+        if let reason { throw cause(of: nil, reason) }
+    }
+
+    private func goOnWithPolledCall() throws -> CallState.Reason? {
+        let (stage, exit) = (polledCall.stage, polledCall.exit)
+        (polledCall.stage, polledCall.exit) = (.none, nil)
+        if let error = polledCall.failure {
+            polledCall.failure = nil
+            throw examined(error, isFinal: true) ?? error
+        }
+        if let reason = interruptHandle.pendingReason { return reason }
+        // Nobody polls any more: what the guest does next ends in an exit, also where it has done it already.
+        let mailbox = machine.mailbox
+        var isGiven = true
+        switch stage {
+        case .undelivered: isGiven = false
+        // The guest may have stopped waiting for the answer and be about to leave, which it then has to do first.
+        case .answered: isGiven = mailbox.change(SHIM_OWNER_TAKEN, to: SHIM_OWNER_GUEST)
+        default: break
+        }
+        if !mailbox.change(SHIM_OWNER_GUEST_POLLED, to: SHIM_OWNER_GUEST),
+            !mailbox.change(SHIM_OWNER_HOST_CALL, to: SHIM_OWNER_LEAVE)
+        {
+            _ = mailbox.change(SHIM_OWNER_IDLE, to: SHIM_OWNER_LEAVE)
+        }
+        return try runToReturn(after: exit, isGiven: isGiven)
+    }
+}
+
+/// Calls without an exit: what a caller does, who has the baton.
+extension RunLoop {
+    /// Begins a call. Whether it has begun: ``endPolledCall()`` or ``handPolledCallOver()`` must follow.
+    func beginPolledCall(_ timeLimit: Duration?, _ cpuTimeLimit: Duration?) -> Bool {
+        let timeLimit = timeLimit ?? configuration.timeLimit
+        let cpuTimeLimit = cpuTimeLimit ?? configuration.cpuTimeLimit
+        // Only the thread can make timers.
+        guard timeLimit == nil || timer.isMade, cpuTimeLimit == nil || cpuTimer.isMade,
+            let number = interruptHandle.beginPolledCall()
+        else { return false }
+        beginCall(number)
+        polledCall.timeLimit = timeLimit?.nanosecondsClamped
+        polledCall.cpuTimeLimit = cpuTimeLimit?.nanosecondsClamped
+        let measuresCPUTime = configuration.measuresCPUTime || cpuTimeLimit != nil
+        meter = CallMeter(polledWithCPUTime: measuresCPUTime ? threadClock : nil)
+        return true
+    }
+
+    /// Puts down a call that was begun as one that is soon over.
+    func putDownPolledCall() {
+        beginCall(polledCalls.number)
+        (polledCall.timeLimit, polledCall.cpuTimeLimit) = (nil, nil)
+        meter = CallMeter(polledWithCPUTime: nil)
+        polledCalls.didPutDown()
+    }
+
+    /// Goes on with a call that the guest has, if it was still there to take it. Whether the guest has returned: else
+    /// the call is to be handed over.
+    func goOnPolling(function: UInt64, arguments: borrowing GuestValueWriter, isGiven: Bool) -> Bool {
+        if polledCalls.isUnderWay { putDownPolledCall() }
+        calledFunction = function
+        arenaPosition = arguments.arenaPosition
+        observer?.callBegins(self)
+        hasEnteredGuest = true
+        polledCall.stage = isGiven ? .begun : .undelivered
+        guard isGiven, pollToReturn() else { return false }
+        polledCall.stage = .none
+        return true
+    }
+
+    private func pollToReturn() -> Bool {
+        let mailbox = machine.mailbox
+        var patience: UInt64?
+        while true {
+            switch polledCalls.poll() {
+            case SHIM_OWNER_IDLE: return interruptHandle.endPolledCall()
+            case SHIM_OWNER_HOST_CALL:
+                guard answerPolledHostCall() else { return false }
+                patience = nil
+            case SHIM_OWNER_GUEST_POLLED:
+                let elapsed = meter.nanoseconds
+                let end = patience ?? elapsed &+ (pollingPlan?.callerMaximum ?? 0)
+                patience = end
+                let isTooLong = elapsed >= end
+                guard isTooLong || isPolledCallDisturbed else { continue }
+                // From now on what the guest does ends in an exit. If it has done something just now, that counts.
+                guard mailbox.change(SHIM_OWNER_GUEST_POLLED, to: SHIM_OWNER_GUEST) else { continue }
+                polledCall.wasTooLong = isTooLong
+                return false
+            // It is about to leave; or it has written something there, and will have to leave for the call to end.
+            default: return false
+            }
+        }
+    }
+
+    /// Whether anything but the guest's answer is to be seen to.
+    private var isPolledCallDisturbed: Bool {
+        if thread.baton.isRecalled || shim_is_task_cancelled() { return true }
+        if let limit = polledCall.timeLimit, meter.nanoseconds >= limit { return true }
+        guard let limit = polledCall.cpuTimeLimit else { return false }
+        return meter.cpuNanoseconds ?? 0 >= limit
+    }
+
+    /// Answers a host call, where that is soon done. Whether the guest has the answer and goes on.
+    private func answerPolledHostCall() -> Bool {
+        let mailbox = machine.mailbox
+        let index = mailbox.importIndex
+        guard answersPolledHostCalls, !isPolledCallDisturbed, index < UInt64(imports.count), isQuick[Int(index)],
+            case .hostFunction(let function) = imports[Int(index)]
+        else {
+            // The thread answers.
+            _ = mailbox.change(SHIM_OWNER_HOST_CALL, to: SHIM_OWNER_LEAVE)
+            return false
+        }
+        // A kill from now on waits for the host function, and gets nobody out of the guest.
+        guard interruptHandle.leaveForPolledHostCall() else { return false }
+        // model: polled_take
+        guard mailbox.change(SHIM_OWNER_HOST_CALL, to: SHIM_OWNER_TAKEN) else {
+            // The guest has it again, to leave by an exit. Where a kill has come meanwhile, it is not waited for.
+            polledCall.isWanted = !interruptHandle.enterAfterPolledHostCall()
+            return false
+        }
+        let began = shim_ticks()
+        do {
+            try HostCallChain.$current.withValue(.extended(by: chain)) {
+                try carryOut(function, at: Int(index))
+            }
+        } catch {
+            (polledCall.stage, polledCall.failure, polledCall.isWanted) = (.failed, error, true)
+            return false
+        }
+        if PollingClock.shared.nanoseconds(ofTicks: shim_ticks() &- began) > Self.quickNanoseconds {
+            isQuick[Int(index)] = false
+        }
+        guard interruptHandle.enterAfterPolledHostCall() else {
+            (polledCall.stage, polledCall.isWanted) = (.answered, true)
+            return false
+        }
+        // model: polled_answer
+        guard mailbox.change(SHIM_OWNER_TAKEN, to: SHIM_OWNER_GUEST_POLLED) else {
+            polledCall.stage = .answered
+            return false
+        }
+        currentImport = nil
+        return true
+    }
+
+    /// A call is over that was made while the guest polls.
+    func endPolledCall() {
+        meter = meter.endingNow()
+        polledCalls.end()
+        isInCall = false
+        currentImport = nil
+        firstCause = nil
+        reportEnd()
+        thread.baton.giveBack()
+    }
+
+    /// What a call ends with whose arguments could not be passed; it is over.
+    func refusePolledCall(of function: UInt64, for error: any Error) -> any Error {
+        if polledCalls.isUnderWay { putDownPolledCall() }
+        let cause = refusal(of: function, for: error)
+        interruptHandle.abandonPolledCall()
+        endPolledCall()
+        return cause
+    }
+
+    /// The call is the thread's from now on: what is left of its limits is watched by timers.
+    func handPolledCallOver() {
+        let elapsed = meter.nanoseconds
+        if let limit = polledCall.timeLimit {
+            timer.arm(interruptHandle, nanoseconds: limit > elapsed ? limit - elapsed : 0)
+        }
+        if let limit = polledCall.cpuTimeLimit {
+            let used = meter.cpuNanoseconds ?? 0
+            cpuTimer.arm(interruptHandle, nanoseconds: limit > used ? limit - used : 0)
+        }
+        pollingPlan?.callIsHandedOver(wasTooLong: polledCall.wasTooLong)
+        let isWanted = polledCall.isWanted
+        (polledCall.isWanted, polledCall.wasTooLong) = (false, false)
+        thread.handOver(isWanted: isWanted)
+    }
+
+    // MARK: Quick host functions
+
+    /// How long a host function may take to be one that a caller runs himself.
+    static let quickNanoseconds: UInt64 = 10_000
+
+    /// Runs a host function on the thread, and finds out whether a caller who polls could do that as well.
+    func measureQuickness(at index: Int, _ body: () throws -> Void) rethrows {
+        guard pollingPlan != nil, !isQuick[index], case .hostFunction(let function) = imports[index], function.isPlain
+        else { return try body() }
+        let began = MonotonicTime.now.nanoseconds
+        try body()
+        isQuick[index] = MonotonicTime.now.nanoseconds - began <= Self.quickNanoseconds
+    }
+}

@@ -1,0 +1,113 @@
+import CShims
+
+/// Calls from elsewhere that find the guest polling, and need neither a hop nor an exit (the article Polling).
+///
+/// The steps are apart for the same reason as those of direct calls.
+extension Sandbox {
+    /// How often the guest has been found polling for calls; see ``SandboxConfiguration/polling``.
+    public nonisolated var pollingStatistics: PollingStatistics { reference.polledCalls.counters.statistics }
+
+    /// Begins a call that is made on the calling thread: if the guest polls for one. ``runPolledCall(_:_:)`` or
+    /// ``refusePolledCall(_:_:)`` must follow.
+    ///
+    /// - Returns: where the arguments go; nothing where the call has to be made the other way.
+    @usableFromInline nonisolated func beginPolledCall(
+        timeLimit: Duration?,
+        cpuTimeLimit: Duration?
+    ) throws(SandboxError) -> GuestValueWriter? {
+        guard reference.polledCalls.baton.take() else { return nil }
+        // Nothing more than the call is to be known of most of them.
+        guard timeLimit == nil, cpuTimeLimit == nil, reference.polledCalls.areSimple, loan == nil,
+            HostCallChain.current == nil
+        else { return try beginTakenCall(timeLimit, cpuTimeLimit) }
+        return reference.polledCalls.begin()
+    }
+
+    /// The same with all that may be said of a call, by who has the baton.
+    private nonisolated func beginTakenCall(
+        _ timeLimit: Duration?,
+        _ cpuTimeLimit: Duration?
+    ) throws(SandboxError) -> GuestValueWriter? {
+        let baton = reference.polledCalls.baton
+        do throws(SandboxError) {
+            try HostCallChain.check(reference)
+            try loan?.check()
+        } catch {
+            baton.giveBack()
+            throw error
+        }
+        guard let runLoop = reference.value, !shim_is_task_cancelled(),
+            runLoop.beginPolledCall(timeLimit, cpuTimeLimit)
+        else {
+            baton.giveBack()
+            return nil
+        }
+        // As where any other call begins.
+        if let loan, loan.isOver { interruptHandle.kill() }
+        return runLoop.polledCalls.argumentWriter
+    }
+
+    /// Calls the function at an address of the image with the arguments that have been written. Whether it has
+    /// returned, and ``finishPolledCall(_:)`` follows; else ``continuePolledCall(_:)`` does.
+    @usableFromInline nonisolated func runPolledCall(
+        _ offset: UInt64,
+        _ arguments: borrowing GuestValueWriter
+    ) throws(SandboxError) -> Bool {
+        let function = reference.addressSpace.imageBase + offset
+        let isGiven = reference.polledCalls.request(function, arguments)
+        if isGiven, reference.polledCalls.returnsSoon() { return true }
+        return try polledRunLoop.goOnPolling(function: function, arguments: arguments, isGiven: isGiven)
+    }
+
+    /// Takes the result of a call that has returned, and ends it.
+    @usableFromInline nonisolated func finishPolledCall<Result>(
+        _ load: (inout GuestValueReader) throws(SandboxError) -> Result
+    ) throws(SandboxError) -> Result {
+        if reference.polledCalls.isUnderWay { return try reference.polledCalls.finish(load) }
+        let runLoop = try polledRunLoop
+        defer { runLoop.endPolledCall() }
+        return try runLoop.loadResult(load)
+    }
+
+    /// Goes on with a call on the sandbox's own thread, for whatever cannot be done elsewhere.
+    @usableFromInline nonisolated func continuePolledCall<Result: Sendable>(
+        _ load: @Sendable (inout GuestValueReader) throws(SandboxError) -> Result
+    ) async throws -> Result {
+        let runLoop = try polledRunLoop
+        let (number, interruptHandle, thread) = (runLoop.callNumber, interruptHandle, reference.thread)
+        return try await withTaskCancellationHandler {
+            runLoop.handPolledCallOver()
+            thread.expectContinuation()
+            return try await finishHandedOverCall(load)
+        } onCancel: {
+            _ = try? interruptHandle.terminate(call: number, .taskCancelled)
+        }
+    }
+
+    private func finishHandedOverCall<Result: Sendable>(
+        _ load: @Sendable (inout GuestValueReader) throws(SandboxError) -> Result
+    ) throws -> Result {
+        let runLoop = try polledRunLoop
+        defer { runLoop.endCall() }
+        try runLoop.runPolledToEnd()
+        return try runLoop.loadResult(load)
+    }
+
+    /// Ends a call whose arguments could not be passed. What it ends with.
+    @usableFromInline nonisolated func refusePolledCall(_ offset: UInt64, _ error: any Error) -> any Error {
+        do {
+            let runLoop = try polledRunLoop
+            return runLoop.refusePolledCall(of: runLoop.machine.memory.addressSpace.imageBase + offset, for: error)
+        } catch {
+            return error
+        }
+    }
+
+    /// The run loop of a call that has begun: while it is under way the sandbox does not close.
+    private nonisolated var polledRunLoop: RunLoop {
+        get throws(SandboxError) {
+            guard let runLoop = reference.value else { throw SandboxError(.closed, "This sandbox has been closed.") }
+            return runLoop
+        }
+    }
+}
