@@ -24,10 +24,7 @@
 #include "RawModule.h"
 #include "Watch.h"
 
-#define FOLD_INPUT 24576
-#define FOLD_OUTPUT 8192
-
-extern const uint8_t raw_trampoline[], raw_host_thunk[], raw_batch[], raw_trampoline_end[];
+extern const uint8_t raw_host_thunk[], raw_batch[], raw_trampoline_end[];
 
 // MARK: The machine
 
@@ -38,14 +35,17 @@ static void load(const raw_module *module, uint8_t *memory) {
             memcpy(memory + RAW_IMAGE + segment->p_vaddr, module->file + segment->p_offset, segment->p_filesz);
         }
     }
-    uint64_t thunk = RAW_TRAMPOLINE + (uint64_t)(raw_host_thunk - raw_trampoline);
+    raw_link(module, memory, raw_host_thunk);
+}
+
+void raw_link(const raw_module *module, uint8_t *memory, const uint8_t *thunk) {
     for (int table = 0; table < 2; table++) {
         for (size_t i = 0; i < module->relocation_counts[table]; i++) {
             const Elf64_Rela *relocation = &module->relocations[table][i];
             const Elf64_Sym *symbol = &module->symbols[ELF64_R_SYM(relocation->r_info)];
             uint64_t value = RAW_IMAGE + (uint64_t)relocation->r_addend;
             if (ELF64_R_TYPE(relocation->r_info) != R_X86_64_RELATIVE) {
-                value = symbol->st_shndx == SHN_UNDEF ? thunk : RAW_IMAGE + symbol->st_value;
+                value = symbol->st_shndx == SHN_UNDEF ? raw_guest_address(thunk) : RAW_IMAGE + symbol->st_value;
             }
             *(uint64_t *)(memory + RAW_IMAGE + relocation->r_offset) = value;
         }
@@ -173,7 +173,7 @@ static int stream_calls(struct job *job) {
             *word(machine, RAW_ARENA + 16 * call) = call;
             *word(machine, RAW_ARENA + 16 * call + 8) = 42;
         }
-        *word(machine, RAW_MAILBOX + RAW_FUNCTION) = RAW_TRAMPOLINE + (uint64_t)(raw_batch - raw_trampoline);
+        *word(machine, RAW_MAILBOX + RAW_FUNCTION) = raw_guest_address(raw_batch);
         *word(machine, RAW_MAILBOX + RAW_FIRST) = RAW_ARENA;
         *word(machine, RAW_MAILBOX + RAW_SECOND) = RAW_BATCH;
         *word(machine, RAW_MAILBOX + RAW_HOST_FIRST) = machine->module->add;
@@ -211,14 +211,28 @@ static int host_call(struct job *job) {
     return returned && sum == expected && *word(machine, RAW_MAILBOX + RAW_RESULT) == expected ? 0 : EPROTO;
 }
 
-static int fold_call(struct job *job) {
+const uint8_t *raw_fold_input(void) {
     static uint8_t input[FOLD_INPUT];
-    raw_machine *machine = job->machine;
     uint64_t random = 0x9e3779b97f4a7c15;
     for (size_t i = 0; i < FOLD_INPUT; i++) {
         random ^= random << 13, random ^= random >> 7, random ^= random << 17;
         input[i] = (uint8_t)random;
     }
+    return input;
+}
+
+bool raw_fold_is_right(const uint8_t *input, const uint64_t *output) {
+    const uint64_t *words = (const uint64_t *)input;
+    bool right = true;
+    for (size_t i = 0; i < FOLD_OUTPUT / 8; i++) {
+        right &= output[i] == (words[i] ^ (words[i + FOLD_OUTPUT / 8] + words[i + 2 * FOLD_OUTPUT / 8]));
+    }
+    return right;
+}
+
+static int fold_call(struct job *job) {
+    const uint8_t *input = raw_fold_input();
+    raw_machine *machine = job->machine;
     for (size_t i = 0; i < job->count; i++) {
         uint64_t start = now();
         memcpy(machine->memory + RAW_ARENA, input, FOLD_INPUT);
@@ -237,12 +251,7 @@ static int fold_call(struct job *job) {
         }
         memcpy(output, machine->memory + base, length);
         job->samples[i] = now() - start;
-
-        const uint64_t *words = (const uint64_t *)input;
-        bool right = true;
-        for (size_t j = 0; j < FOLD_OUTPUT / 8; j++) {
-            right &= output[j] == (words[j] ^ (words[j + FOLD_OUTPUT / 8] + words[j + 2 * FOLD_OUTPUT / 8]));
-        }
+        bool right = raw_fold_is_right(input, output);
         free(output);
         if (!right) {
             return EPROTO;
@@ -307,7 +316,7 @@ static void start_worker(void) {
     }
 }
 
-static int begin(struct job *job) {
+int raw_begin(struct job *job) {
     pthread_once(&worker_once, start_worker);
     if (worker_error == 0) {
         worker_job = job;
@@ -316,14 +325,14 @@ static int begin(struct job *job) {
     return worker_error;
 }
 
-static int finish(void) {
+int raw_finish(void) {
     await(&worker_finished);
     return worker_result;
 }
 
 int raw_perform(struct job job) {
-    int error = begin(&job);
-    return error != 0 ? error : finish();
+    int error = raw_begin(&job);
+    return error != 0 ? error : raw_finish();
 }
 
 int raw_machine_create(const raw_module *module, raw_machine **result) {
@@ -500,7 +509,7 @@ static int stop_and_go(raw_machine *machine, uint64_t *stops, uint64_t *continua
     const uint8_t *counter = machine->memory + machine->counter;
     atomic_store(&held, GUEST_OUT);
     struct job job = {.body = run_counting_guest, .machine = machine};
-    error = begin(&job);
+    error = raw_begin(&job);
     if (error != 0) {
         return error;
     }
@@ -524,7 +533,7 @@ static int stop_and_go(raw_machine *machine, uint64_t *stops, uint64_t *continua
         }
     }
     set_held(GUEST_ENDS);
-    error = finish();
+    error = raw_finish();
     return error == 0 && !good ? EPROTO : error;
 }
 
@@ -608,7 +617,7 @@ int raw_guest_call_hop(raw_machine *machine, uint64_t *samples, size_t count) {
     hop.count = count + 1;
     atomic_store(&hop.turn, 0);
     struct job job = {.body = answer_with_guest_calls, .machine = machine, .samples = samples, .count = count};
-    int error = begin(&job);
+    int error = raw_begin(&job);
     if (error != 0) {
         return error;
     }
@@ -620,5 +629,5 @@ int raw_guest_call_hop(raw_machine *machine, uint64_t *samples, size_t count) {
             samples[i - 1] = now() - start;
         }
     }
-    return finish();
+    return raw_finish();
 }

@@ -53,6 +53,21 @@ static inline bool call_add(raw_machine *machine, uint64_t first, uint64_t secon
 int raw_create(const raw_module *module, bool with_cpuid, uint64_t size, int image, raw_machine *machine);
 void raw_destroy(raw_machine *machine);
 
+// Makes `thunk`, one of RawGuest.S, what the module's import calls in that memory.
+void raw_link(const raw_module *module, uint8_t *memory, const uint8_t *thunk);
+
+// Where the guest has what is at `code` in RawGuest.S.
+extern const uint8_t raw_trampoline[];
+static inline uint64_t raw_guest_address(const uint8_t *code) {
+    return RAW_TRAMPOLINE + (uint64_t)(code - raw_trampoline);
+}
+
+// What `fold` is given, FOLD_INPUT bytes, and whether what it returned is right, FOLD_OUTPUT bytes.
+#define FOLD_INPUT 24576
+#define FOLD_OUTPUT 8192
+const uint8_t *raw_fold_input(void);
+bool raw_fold_is_right(const uint8_t *input, const uint64_t *output);
+
 // Something to be done on the virtual CPUs' thread.
 struct job {
     int (*body)(struct job *job);
@@ -68,5 +83,10 @@ struct job {
 };
 
 int raw_perform(struct job job);
+
+// The same in two steps, for those who work together with the job's thread. What has begun without an error has to be
+// finished.
+int raw_begin(struct job *job);
+int raw_finish(void);
 
 #endif

@@ -77,14 +77,15 @@ static int parse(raw_module *module) {
     }
     module->add = export(module, "add");
     module->call_host = export(module, "call_host");
+    module->call_host_once = export(module, "call_host_once");
     module->fold = export(module, "fold");
     module->spin = export(module, "spin");
     module->write_pages = export(module, "write_pages");
     module->read_pages = export(module, "read_pages");
     module->counter_address = export(module, "counter_address");
     module->count_up = export(module, "count_up");
-    return module->add && module->call_host && module->fold && module->spin && module->write_pages &&
-                   module->read_pages && module->counter_address && module->count_up
+    return module->add && module->call_host && module->call_host_once && module->fold && module->spin &&
+                   module->write_pages && module->read_pages && module->counter_address && module->count_up
                ? 0
                : ENOEXEC;
 }

@@ -26,6 +26,7 @@ struct raw_module {
 
     uint64_t add;
     uint64_t call_host;
+    uint64_t call_host_once;
     uint64_t fold;
     uint64_t spin;
     uint64_t counter_address;

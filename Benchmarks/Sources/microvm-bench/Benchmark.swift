@@ -19,8 +19,13 @@ struct Benchmark {
     /// As many samples are taken at any rate.
     var leastSamples = 1
     var placement = Placement.oneProcessor
+    /// Whether it is left out where there is one processor only: two threads that poll for each other would wait for
+    /// the scheduler there.
+    var needsTwoProcessors = false
     /// Whether the ratio of the slowest samples is printed too.
     var comparesTails = false
+    /// Whether a sample of the library's is something of which allocations can be told.
+    var countsAllocations = true
     /// The library's way, once there is one.
     let ours: Sampler?
     /// Plain C's way.
@@ -29,6 +34,8 @@ struct Benchmark {
     var others: [Series] = []
     /// Further fields, computed from the results by series.
     var derived: (_ summaries: [String: Summary]) -> [(name: String, value: Double)] = { _ in [] }
+    /// Why the results are not of what the benchmark is about, if they are not, in words.
+    var complaints: () -> [String] = { [] }
 
     /// Runs every series in turn, batch by batch, in the benchmark's placement, and sums up.
     func run(iterations: Int) async throws -> Report {
@@ -63,15 +70,17 @@ struct Benchmark {
         let byName = Dictionary(uniqueKeysWithValues: summaries.map { ($0.name, $0.summary) })
         var fields: [(name: String, value: Double)] = []
         if let ours, let oursSummary = byName["ours"], let rawSummary = byName["raw"] {
-            fields.append(("ratio_p50", oursSummary.p50 / rawSummary.p50))
+            // CPU time may be nothing at all.
+            if rawSummary.p50 > 0 { fields.append(("ratio_p50", oursSummary.p50 / rawSummary.p50)) }
             if comparesTails { fields.append(("ratio_p99", oursSummary.p99 / rawSummary.p99)) }
-            fields.append(("allocations_per_call", try await allocationsPerCall(ours)))
+            if countsAllocations { fields.append(("allocations_per_call", try await allocationsPerCall(ours))) }
         }
         return Report(
             benchmark: name,
             placement: placement.outcome,
             series: summaries,
-            fields: fields + derived(byName)
+            fields: fields + derived(byName),
+            complaints: complaints()
         )
     }
 

@@ -56,7 +56,10 @@ struct MicroVMBench: AsyncParsableCommand {
         let library = try await LibraryLoops(modulePath: modulePath)
         let restores = try await RestoreLoops(modulePath: modulePath)
         let large = try await RestoreLoops(modulePath: modulePath, memoryLimit: 1 << 30)
-        let known = try Benchmark.all(module: module, library: library) + Benchmark.restores(module, restores, large)
+        let hot = try await HotLoops(modulePath: modulePath)
+        let known =
+            try Benchmark.all(module: module, library: library) + Benchmark.hot(module, library, hot)
+            + Benchmark.restores(module, restores, large)
         if let stranger = benchmarks.first(where: { name in !known.contains { $0.name == name } }) {
             let names = known.map(\.name).joined(separator: ", ")
             throw ValidationError("There is no benchmark \(stranger). There are: \(names).")
@@ -69,11 +72,26 @@ struct MicroVMBench: AsyncParsableCommand {
         if !json {
             print(Report.tableHeader)
         }
+        var complained = false
         for benchmark in known where benchmarks.isEmpty || benchmarks.contains(benchmark.name) {
             if confined, benchmark.placement != .oneProcessor { continue }
+            if benchmark.needsTwoProcessors, !Placement.hasTwoProcessors {
+                complain("\(benchmark.name) is left out, because it needs two processors.")
+                continue
+            }
             let report = try await benchmark.run(iterations: iterations)
             print(json ? report.jsonLine : report.tableRows)
             fflush(nil)
+            complained = complained || !report.complaints.isEmpty
         }
+        if complained {
+            complain("Some of these results are not of what was to be measured; they say so.")
+            throw ExitCode.failure
+        }
+    }
+
+    /// Where it is no part of the results.
+    private func complain(_ text: String) {
+        FileHandle.standardError.write(Data((text + "\n").utf8))
     }
 }

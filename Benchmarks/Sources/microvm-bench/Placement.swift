@@ -15,9 +15,12 @@ enum Placement {
         switch self {
         case .oneProcessor: "one processor"
         case .anywhere: "all processors"
-        case .twoProcessors: placement_has_two_processors() ? "two processors" : "one processor for want of two"
+        case .twoProcessors: Self.hasTwoProcessors ? "two processors" : "one processor for want of two"
         }
     }
+
+    /// Whether the process may run on more than one, no placement being in force.
+    static var hasTwoProcessors: Bool { placement_has_two_processors() }
 
     /// Moves every thread, also those of the cooperative pool, until ``end()``.
     func begin() throws(Errno) {

@@ -71,6 +71,31 @@ struct RawMachine {
     }
 }
 
+/// Plain C's machine for calls without an exit, for the life of the process.
+@safe
+struct RawHotMachine {
+    let machine: OpaquePointer
+
+    init(module: RawModule) throws(Errno) {
+        var machine: OpaquePointer?
+        // As in `RawMachine`.
+        try check(unsafe raw_hot_machine_create(module.module, &machine))
+        unsafe self.machine = machine!
+    }
+
+    func guestCall(count: Int) throws -> [UInt64] {
+        try unsafe samples(count) { unsafe raw_hot_guest_call(machine, $0, count) }
+    }
+
+    func hostCall(count: Int) throws -> [UInt64] {
+        try unsafe samples(count) { unsafe raw_hot_host_call(machine, $0, count) }
+    }
+
+    func foldCall(count: Int) throws -> [UInt64] {
+        try unsafe samples(count) { unsafe raw_hot_fold_call(machine, $0, count) }
+    }
+}
+
 /// Plain C's machine whose pages can be put back, for the life of the process.
 @safe
 struct RawRestorableMachine: Sendable {

@@ -5,19 +5,22 @@ struct Report {
     let placement: String
     let series: [(name: String, summary: Summary)]
     let fields: [(name: String, value: Double)]
+    /// Why this is not to be relied on, if it is not. They contain no quotation marks.
+    let complaints: [String]
 
     var jsonLine: String {
         let times = series.flatMap { [($0.name + "_p50", $0.summary.p50), ($0.name + "_p99", $0.summary.p99)] }
         let numbers = (times + fields.map { ($0.name, $0.value) }).map { "\"\($0.0)\": \(rounded($0.1))" }
         let words = [("benchmark", benchmark), ("unit", "us"), ("placement", placement)].map { "\"\($0)\": \"\($1)\"" }
-        return "{" + (words + numbers).joined(separator: ", ") + "}"
+        let lists = complaints.isEmpty ? [] : ["\"complaints\": [\"" + complaints.joined(separator: "\", \"") + "\"]"]
+        return "{" + (words + numbers + lists).joined(separator: ", ") + "}"
     }
 
     static let tableHeader = row("benchmark", "series", "p50 (us)", "p99 (us)", "")
 
     var tableRows: String {
         let remarks = (fields.map { "\($0.name) \(rounded($0.value))" } + [placement]).joined(separator: ", ")
-        return series.enumerated().map { index, each in
+        let rows = series.enumerated().map { index, each in
             Self.row(
                 index == 0 ? benchmark : "",
                 each.name,
@@ -25,7 +28,8 @@ struct Report {
                 rounded(each.summary.p99),
                 index == 0 ? remarks : ""
             )
-        }.joined(separator: "\n")
+        }
+        return (rows + complaints.map { "*** \(benchmark): \($0)" }).joined(separator: "\n")
     }
 
     private static func row(_ benchmark: String, _ series: String, _ p50: String, _ p99: String, _ remarks: String)

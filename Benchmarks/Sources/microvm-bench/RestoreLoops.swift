@@ -16,7 +16,7 @@ struct RestoreLoops: Sendable {
     /// - Parameter memoryLimit: of the sandbox, in bytes.
     init(modulePath: String, memoryLimit: UInt64 = 64 << 20) async throws {
         module = try GuestModule(contentsOf: FilePath(modulePath))
-        var configuration = SandboxConfiguration()
+        var configuration = SandboxConfiguration.withoutPolling
         configuration.memoryLimit = memoryLimit
         sandbox = try await Sandbox(module, hostFunctions: Self.hostFunctions, configuration: configuration)
         base = try await sandbox.call("heap_base")
@@ -129,7 +129,7 @@ struct RestoreLoops: Sendable {
     }
 
     fileprivate func write(size: UInt64, to path: FilePath) async throws {
-        var configuration = SandboxConfiguration()
+        var configuration = SandboxConfiguration.withoutPolling
         configuration.memoryLimit = size + 64 << 20
         let large = try await Sandbox(module, hostFunctions: Self.hostFunctions, configuration: configuration)
         try await large.call("write_pages", base, size / 4096)
@@ -140,7 +140,7 @@ struct RestoreLoops: Sendable {
     /// A page that a guest reads and a page source has in memory: a call that reads 256, divided.
     func lazyPage(count: Int) async throws -> [UInt64] {
         let pages: UInt64 = 256
-        var configuration = SandboxConfiguration()
+        var configuration = SandboxConfiguration.withoutPolling
         configuration.windowCount = 1
         let lazy = try await Sandbox(module, hostFunctions: Self.hostFunctions, configuration: configuration)
         let bytes = (0..<Int(pages) * 4096).map { $0 % 4096 == 0 ? 1 as UInt8 : 0 }
@@ -166,7 +166,12 @@ struct RestoreLoops: Sendable {
     /// answers.
     func poolRequest(tasks: Int) -> Sampler {
         { count in
-            let pool = try await SandboxPool(module, hostFunctions: Self.hostFunctions, size: 2 * tasks...2 * tasks)
+            let pool = try await SandboxPool(
+                module,
+                hostFunctions: Self.hostFunctions,
+                configuration: .withoutPolling,
+                size: 2 * tasks...2 * tasks
+            )
             // The first loans find cold memories.
             for _ in 0..<4 * tasks { try await Self.request(pool) }
             var times: [UInt64] = []

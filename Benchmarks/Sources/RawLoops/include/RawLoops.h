@@ -76,6 +76,23 @@ int raw_thread_handoff(uint64_t *samples, size_t count);
 /// hand-off.
 int raw_guest_call_hop(raw_machine *machine, uint64_t *samples, size_t count);
 
+/// A machine for calls without an exit: the samplers below have its guest poll a word of its memory on the virtual
+/// CPUs' thread, while the calling one writes requests, and polls for the answers. It knows no other calls.
+///
+/// Only where the two threads run on two processors, because neither leaves its own to the other.
+int raw_hot_machine_create(const raw_module *module, raw_machine **machine);
+
+/// One call of `add`: a sample is the time of RAW_HOT_CALLS, one after another, divided by as many, because looking at
+/// the clock takes a good part of one.
+#define RAW_HOT_CALLS 64
+int raw_hot_guest_call(raw_machine *machine, uint64_t *samples, size_t count);
+
+/// The same with a function that makes one host call, for which the guest and the calling thread poll as well.
+int raw_hot_host_call(raw_machine *machine, uint64_t *samples, size_t count);
+
+/// What raw_fold_call does, for a sample each.
+int raw_hot_fold_call(raw_machine *machine, uint64_t *samples, size_t count);
+
 /// A machine with 16 MiB of memory whose pages can be put back to what they are now.
 int raw_restorable_create(const raw_module *module, raw_machine **machine);
 
