@@ -2,7 +2,8 @@
 OPTIONS ?=
 LOAD ?= 10
 
-.PHONY: help setup demo test test-page example bench lint model docs guests test-thread-sanitizer test-kvm-amd clean
+.PHONY: help setup demo test test-page example bench lint model docs guests test-polling test-thread-sanitizer
+.PHONY: test-kvm-amd clean
 
 help: ## list these targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | while IFS='	' read -r name what; do \
@@ -33,7 +34,7 @@ bench: setup ## measure the library beside the same work in plain C (OPTIONS: --
 lint: setup ## check how the sources are written
 	@scripts/lint
 
-model: ## search the model of interruption for errors, and show that seeded ones are found
+model: ## search the models of interruption and of polling for errors, and show that seeded ones are found
 	@scripts/check-model
 
 docs: setup ## build the documentation, any warning an error
@@ -41,6 +42,9 @@ docs: setup ## build the documentation, any warning an error
 
 guests: setup ## build the guest modules into .build/guest-images
 	guest-images/build
+
+test-polling: setup ## run the tests of calls twice more, with polling forced (OPTIONS: --filter REGEX and others)
+	scripts/test-polling $(OPTIONS)
 
 test-thread-sanitizer: setup ## run the tests that race with the thread sanitizer watching (OPTIONS: --filter REGEX)
 	scripts/test-thread-sanitizer $(OPTIONS)

@@ -16,8 +16,17 @@ struct DoctorReport: Encodable {
         var sharesRegisters: Bool
     }
 
+    struct Polling: Encodable {
+        var hits: UInt64
+        var misses: UInt64
+        var microseconds: Double
+    }
+
     struct Measurements: Encodable {
         var guestCallMicroseconds: Double
+        /// From elsewhere than the sandbox's thread, by callers and a guest that poll where that is possible.
+        var polledCallMicroseconds: Double
+        var polling: Polling
         var hostCallMicroseconds: Double
         var coldStartMicroseconds: Double
         /// XCR0 as the guest sees it.
@@ -66,6 +75,12 @@ struct DoctorReport: Encodable {
         self.selfTest = selfTest.map {
             Measurements(
                 guestCallMicroseconds: TimeSpan($0.guestCall).microseconds,
+                polledCallMicroseconds: TimeSpan($0.polledCall).microseconds,
+                polling: Polling(
+                    hits: $0.polling.hits,
+                    misses: $0.polling.misses,
+                    microseconds: TimeSpan($0.polling.timePolling).microseconds
+                ),
                 hostCallMicroseconds: TimeSpan($0.hostCall).microseconds,
                 coldStartMicroseconds: TimeSpan($0.coldStart).microseconds,
                 extendedState: $0.extendedState.hexadecimal
@@ -101,6 +116,13 @@ struct DoctorReport: Encodable {
         }
         if let selfTest {
             rows.append(["guest call", time(selfTest.guestCallMicroseconds), "median, from the host and back"])
+            let polling = selfTest.polling
+            let polled =
+                polling.hits == 0
+                ? "median, from elsewhere; no call has found the guest polling"
+                : "median, from elsewhere; \(polling.hits) hits, \(polling.misses) misses, "
+                    + "polling for \(time(polling.microseconds))"
+            rows.append(["polled call", time(selfTest.polledCallMicroseconds), polled])
             rows.append(["host call", time(selfTest.hostCallMicroseconds), "median, from the guest and back"])
             rows.append(["cold start", time(selfTest.coldStartMicroseconds), "a new sandbox to its first result"])
         }

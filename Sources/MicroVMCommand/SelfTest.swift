@@ -5,6 +5,10 @@ import Synchronization
 struct SelfTest: Sendable {
     /// One call of a guest function from the sandbox's own thread: the median.
     var guestCall: Duration
+    /// One call of a guest function from elsewhere, where the guest may poll for it: the median.
+    var polledCall: Duration
+    /// How often such calls have found the guest polling.
+    var polling: PollingStatistics
     /// From one host call to the next in a guest that does nothing else: the median.
     var hostCall: Duration
     /// Making the sandbox, until its first call has returned.
@@ -24,9 +28,12 @@ struct SelfTest: Sendable {
         moments.withLock { $0.reserveCapacity(warmUp + count + 1) }
 
         let began = clock.now
+        var configuration = SandboxConfiguration()
+        configuration.polling = .never
         let sandbox = try await Sandbox(
             module,
-            hostFunctions: [HostFunction("host") { moments.withLock { $0.append(clock.now) } }]
+            hostFunctions: [HostFunction("host") { moments.withLock { $0.append(clock.now) } }],
+            configuration: configuration
         )
         let sum: Int = try await sandbox.call("add", 40, 2)
         let coldStart = began.duration(to: clock.now)
@@ -54,12 +61,33 @@ struct SelfTest: Sendable {
             throw CommandFailure(.unavailable, "selfTestFailed", "Host calls were lost: \(hostCalls.count) came.")
         }
         let extendedState: UInt64 = try await sandbox.call("extended_state")
+        let polled = try await polledCalls(module)
         return SelfTest(
             guestCall: guestCall,
+            polledCall: polled.duration,
+            polling: polled.statistics,
             hostCall: median(Array(hostCalls.dropFirst(warmUp))),
             coldStart: coldStart,
             extendedState: extendedState
         )
+    }
+
+    private static func polledCalls(
+        _ module: GuestModule
+    ) async throws -> (duration: Duration, statistics: PollingStatistics) {
+        let sandbox = try await Sandbox(module, hostFunctions: [HostFunction("host") {}])
+        let add = try sandbox.function("add", as: ((Int, Int) -> Int).self)
+        let clock = ContinuousClock()
+        var durations: [Duration] = []
+        durations.reserveCapacity(count)
+        for round in 0..<warmUp + count {
+            let start = clock.now
+            guard try await add(round, 1) == round + 1 else {
+                throw CommandFailure(.unavailable, "selfTestFailed", "The guest cannot add \(round) and 1.")
+            }
+            if round >= warmUp { durations.append(start.duration(to: clock.now)) }
+        }
+        return (median(durations), sandbox.pollingStatistics)
     }
 
     private static func median(_ durations: [Duration]) -> Duration { durations.sorted()[durations.count / 2] }

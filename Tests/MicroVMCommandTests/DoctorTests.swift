@@ -17,6 +17,9 @@ struct DoctorTests {
         #expect(json["isReady"] as? Bool == true)
         let measured = try #require(json["selfTest"] as? [String: Any])
         #expect(try #require(measured["guestCallMicroseconds"] as? Double) > 0)
+        #expect(try #require(measured["polledCallMicroseconds"] as? Double) > 0)
+        let polling = try #require(measured["polling"] as? [String: Any])
+        #expect(Set(polling.keys) == ["hits", "misses", "microseconds"])
         #expect(try #require(measured["hostCallMicroseconds"] as? Double) > 0)
         #expect((json["device"] as? [String: Any])?["apiVersion"] as? Int == 12)
     }
