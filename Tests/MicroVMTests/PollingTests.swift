@@ -154,7 +154,7 @@ enum Polling {
             interruption,
             Self.noted { number in
                 threads.append(pthread_self())
-                if isSlow.isSet { usleep(1000) }
+                if isSlow.isSet { usleep(5000) }
                 return Int64(number)
             }
         )

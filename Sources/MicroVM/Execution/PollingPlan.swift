@@ -103,6 +103,10 @@ struct PollingPlan {
         idleSince = .now
     }
 
+    /// How long a host function may take to be one that a caller runs himself, in nanoseconds. Where polling is tried
+    /// out everything may be slow.
+    var quickNanoseconds: UInt64 { trial == nil ? 10_000 : 500_000 }
+
     /// How long a caller polls for the answer before it is suspended.
     var callerMaximum: UInt64 {
         switch trial {

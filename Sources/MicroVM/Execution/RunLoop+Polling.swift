@@ -260,9 +260,8 @@ extension RunLoop {
             (polledCall.stage, polledCall.failure, polledCall.isWanted) = (.failed, error, true)
             return false
         }
-        if PollingClock.shared.nanoseconds(ofTicks: shim_ticks() &- began) > Self.quickNanoseconds {
-            isQuick[Int(index)] = false
-        }
+        let duration = PollingClock.shared.nanoseconds(ofTicks: shim_ticks() &- began)
+        if let pollingPlan, duration > pollingPlan.quickNanoseconds { isQuick[Int(index)] = false }
         guard interruptHandle.enterAfterPolledHostCall() else {
             (polledCall.stage, polledCall.isWanted) = (.answered, true)
             return false
@@ -314,15 +313,12 @@ extension RunLoop {
 
     // MARK: Quick host functions
 
-    /// How long a host function may take to be one that a caller runs himself.
-    static let quickNanoseconds: UInt64 = 10_000
-
     /// Runs a host function on the thread, and finds out whether a caller who polls could do that as well.
     func measureQuickness(at index: Int, _ body: () throws -> Void) rethrows {
-        guard pollingPlan != nil, !isQuick[index], case .hostFunction(let function) = imports[index], function.isPlain
+        guard let pollingPlan, !isQuick[index], case .hostFunction(let function) = imports[index], function.isPlain
         else { return try body() }
         let began = MonotonicTime.now.nanoseconds
         try body()
-        isQuick[index] = MonotonicTime.now.nanoseconds - began <= Self.quickNanoseconds
+        isQuick[index] = MonotonicTime.now.nanoseconds - began <= pollingPlan.quickNanoseconds
     }
 }
