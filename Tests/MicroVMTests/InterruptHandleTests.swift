@@ -406,6 +406,8 @@ import Testing
         #expect(try await sandbox.call("answer") == 42)
         let guest = try await CountingGuest(in: sandbox)
         #expect(await onThread { guest.handle.killFromDebugger() } == .interrupted)
+        // It has been heeded when the guest counts again; a kill that came before would be.
+        await guest.waitForLaps()
         #expect(await onThread { guest.handle.kill() } != .notRunning)
         let error = await guest.error()
         #expect(error?.code == .killed && error?.statistics?.debugInterrupts == 1)

@@ -48,6 +48,8 @@ extension LinuxInterruptHandle {
     func recall() {
         guard registerSender() else { return }
         defer { unregisterSender() }
+        // Acquiring, like all such looks. Where it has left by itself it looks at its work next.
+        guard currentState.has(CallState.polling) else { return }
         // model: recall_kick
         unsafe shim_immediate_exit_set(target)
         // A full signal queue (EAGAIN) is the only failure while the thread lives.

@@ -42,12 +42,16 @@ struct PollingPlan {
     private var abandoned: UInt64 = 0
 
     private let trial: Trial?
+    /// Whether a caller that polls has to let the guest have the processor: only where polling is tried out are both
+    /// on the same one.
+    let yields: Bool
 
     /// Nothing where the guest never polls.
     init?(_ policy: PollingPolicy, _ trial: Trial?) {
         guard let maximum = policy.nanoseconds else { return nil }
         self.maximum = maximum
         self.trial = trial
+        yields = trial != nil && shim_processor_count() == 1
     }
 
     /// A call begins on the thread.
@@ -70,7 +74,8 @@ struct PollingPlan {
         hasNews = false
         idleSince = .now
         switch trial {
-        case .always: return 2_000_000
+        // On one processor the caller has to get it from the guest first.
+        case .always: return yields ? 50_000_000 : 2_000_000
         case .awkward: return Int.random(in: 0..<4) == 0 ? nil : UInt64.random(in: 0...3_000)
         case nil: break
         }
@@ -105,7 +110,7 @@ struct PollingPlan {
 
     /// How long a host function may take to be one that a caller runs himself, in nanoseconds. Where polling is tried
     /// out everything may be slow.
-    var quickNanoseconds: UInt64 { trial == nil ? 10_000 : 500_000 }
+    var quickNanoseconds: UInt64 { trial == nil ? 10_000 : 20_000_000 }
 
     /// How long a caller polls for the answer before it is suspended.
     var callerMaximum: UInt64 {

@@ -43,7 +43,6 @@ extension RunLoop {
             let budget = pollingPlan?.begin()
         else { return false }
         let callsBefore = polledCalls.counters.hitCount
-        defer { pollingPlan?.end(calls: polledCalls.counters.hitCount &- callsBefore) }
         let clock = PollingClock.shared
         threadClock = CallMeter.ownCPUClock
         answersPolledHostCalls = !shim_thread_is_confined()
@@ -51,10 +50,14 @@ extension RunLoop {
             observer == nil && configuration.timeLimit == nil && configuration.cpuTimeLimit == nil
             && !configuration.measuresCPUTime
         machine.mailbox.setIdle(callPolls: clock.looks(in: budget), hostCallPolls: clock.looks(in: budget))
-        guard interruptHandle.beginPolling() else { return false }
+        guard interruptHandle.beginPolling() else {
+            giveUpPolling()
+            return false
+        }
         guard thread.publishPolling(), thread.baton.offer() else {
             thread.endPolling()
             _ = interruptHandle.endPolling()
+            giveUpPolling()
             return true
         }
         let began = MonotonicTime.now
@@ -64,13 +67,21 @@ extension RunLoop {
         thread.baton.takeBack()
         thread.endPolling()
         if case .success(.ioOut) = exit { isExitPending = true } else { isExitPending = false }
+        let calls = polledCalls.counters.hitCount &- callsBefore
         polledCalls.counters.countSession(
             nanoseconds: MonotonicTime.now.nanoseconds - began.nanoseconds,
-            wasHit: polledCalls.counters.hitCount != callsBefore
+            wasHit: calls > 0
         )
+        // A call that goes on from here is like any other.
+        pollingPlan?.end(calls: calls)
         polledCall.exit = exit
         if isInCall { thread.runContinuation() } else { checkIdleGuest(exit) }
         return true
+    }
+
+    private func giveUpPolling() {
+        machine.mailbox.endIdle()
+        pollingPlan?.end(calls: 0)
     }
 
     /// Makes the timer that has the thread look after the guest. Whether it could be had.
@@ -213,7 +224,10 @@ extension RunLoop {
                 let end = patience ?? elapsed &+ (pollingPlan?.callerMaximum ?? 0)
                 patience = end
                 let isTooLong = elapsed >= end
-                guard isTooLong || isPolledCallDisturbed else { continue }
+                guard isTooLong || isPolledCallDisturbed else {
+                    if pollingPlan?.yields == true { shim_thread_yield() }
+                    continue
+                }
                 // From now on what the guest does ends in an exit. If it has done something just now, that counts.
                 guard mailbox.change(SHIM_OWNER_GUEST_POLLED, to: SHIM_OWNER_GUEST) else { continue }
                 polledCall.wasTooLong = isTooLong
