@@ -20,6 +20,8 @@ import Testing
     ) async throws -> Sandbox {
         try await guest.sandbox(hostFunctions) {
             $0.logger = log.logger(level)
+            // Exits are counted.
+            $0.polling = .never
             configure(&$0)
         }
     }

@@ -15,6 +15,8 @@ import Testing
     init() {
         var configuration = SandboxConfiguration()
         configuration.metrics = SandboxMetrics(dimensions: [("service", "test")], factory: metrics)
+        // Exits are counted.
+        configuration.polling = .never
         self.configuration = configuration
     }
 

@@ -16,7 +16,11 @@ import Logging
     private let tracer = InMemoryTracer()
 
     private func sandbox(_ guest: Guest, _ hostFunctions: [HostFunction] = []) async throws -> Sandbox {
-        try await guest.sandbox(hostFunctions) { $0.tracer = tracer }
+        try await guest.sandbox(hostFunctions) {
+            $0.tracer = tracer
+            // Exits are counted.
+            $0.polling = .never
+        }
     }
 
     /// The finished spans of that name, in the order in which they ended.
