@@ -582,8 +582,13 @@ enum Polling {
         plan.callBegins(.now)
         // How long it takes to the next call is not known.
         #expect(plan.begin() == nil)
-        plan.callBegins(.now)
-        let budget = plan.begin()
+        var budget: UInt64?
+        // Guests of earlier tests may be polling for a moment.
+        for _ in 0..<100 where budget == nil {
+            plan.callBegins(.now)
+            budget = plan.begin()
+            if budget == nil { usleep(1000) }
+        }
         #expect(budget == (Polling.isPossible ? 100_000 : nil))
         if budget != nil { plan.end(calls: 5) }
         // No call since.
