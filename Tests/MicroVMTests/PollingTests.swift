@@ -174,6 +174,24 @@ enum Polling {
         for _ in 0..<50 { #expect(try await sandbox.call("descend", 1 as UInt64, 6 as Int64) == 6) }
     }
 
+    @Test func `a guest that is always answered does not keep its caller's thread`() async throws {
+        let own = Shared<pthread_t>(nil)
+        let (elsewhere, there) = (Counter(), Flag())
+        let sandbox = try await Polling.sandbox(
+            interruption,
+            Self.noted { number in
+                if pthread_self() != own.value { _ = elsewhere.next() } else if number == 9 { there.set() }
+                return Int64(number)
+            }
+        )
+        own.value = try await sandbox.run { _ in pthread_self() }
+        _ = try await Polling.hit(sandbox) { try await sandbox.call("note", 5 as UInt64, returning: Int64.self) }
+        let task = Task { await Polling.ending { try await sandbox.call("note_for_ever", 9 as UInt64) } }
+        await waitUntil { there.isSet }
+        while await onThread({ sandbox.interruptHandle.kill() }) == .notRunning {}
+        #expect(await task.value == .killed && elsewhere.value > 0)
+    }
+
     @Test func `what a host function throws ends the call`() async throws {
         let fails = Flag()
         let sandbox = try await Polling.sandbox(

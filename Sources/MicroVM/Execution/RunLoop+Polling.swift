@@ -212,18 +212,16 @@ extension RunLoop {
 
     private func pollToReturn() -> Bool {
         let mailbox = machine.mailbox
-        var patience: UInt64?
+        // For all of the call: a guest that is always answered must not keep the caller's thread either.
+        let end = meter.nanoseconds &+ (pollingPlan?.callerMaximum ?? 0)
         while true {
             switch polledCalls.poll() {
             case SHIM_OWNER_IDLE: return interruptHandle.endPolledCall()
             case SHIM_OWNER_HOST_CALL:
+                polledCall.wasTooLong = meter.nanoseconds >= end
                 guard answerPolledHostCall() else { return false }
-                patience = nil
             case SHIM_OWNER_GUEST_POLLED:
-                let elapsed = meter.nanoseconds
-                let end = patience ?? elapsed &+ (pollingPlan?.callerMaximum ?? 0)
-                patience = end
-                let isTooLong = elapsed >= end
+                let isTooLong = meter.nanoseconds >= end
                 guard isTooLong || isPolledCallDisturbed else {
                     if pollingPlan?.yields == true { shim_thread_yield() }
                     continue
@@ -250,7 +248,7 @@ extension RunLoop {
     private func answerPolledHostCall() -> Bool {
         let mailbox = machine.mailbox
         let index = mailbox.importIndex
-        guard answersPolledHostCalls, !isPolledCallDisturbed, index < UInt64(imports.count), isQuick[Int(index)],
+        guard answersPolledHostCalls, !polledCall.wasTooLong, !isPolledCallDisturbed, index < UInt64(imports.count), isQuick[Int(index)],
             case .hostFunction(let function) = imports[Int(index)]
         else {
             // The thread answers.
