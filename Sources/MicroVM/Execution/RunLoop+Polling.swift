@@ -248,7 +248,8 @@ extension RunLoop {
     private func answerPolledHostCall() -> Bool {
         let mailbox = machine.mailbox
         let index = mailbox.importIndex
-        guard answersPolledHostCalls, !polledCall.wasTooLong, !isPolledCallDisturbed, index < UInt64(imports.count), isQuick[Int(index)],
+        guard answersPolledHostCalls, !polledCall.wasTooLong, !isPolledCallDisturbed, index < UInt64(imports.count),
+            isQuick[Int(index)],
             case .hostFunction(let function) = imports[Int(index)]
         else {
             // The thread answers.
