@@ -88,7 +88,11 @@ extension Sandbox {
         _ load: @Sendable (inout GuestValueReader) throws(SandboxError) -> Result
     ) throws -> Result {
         let runLoop = try polledRunLoop
-        defer { runLoop.endCall() }
+        defer {
+            // A snapshot tells nothing of how a call was made.
+            runLoop.machine.mailbox.endIdle()
+            runLoop.endCall()
+        }
         try runLoop.runPolledToEnd()
         return try runLoop.loadResult(load)
     }
