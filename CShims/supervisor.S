@@ -45,6 +45,27 @@ shim_supervisor_code_end:
     .globl shim_trampoline_invoke_end
     .hidden shim_trampoline_invoke_end
 shim_trampoline:
+    // A fresh stack, and the control state the ABI promises a function at its entry (AMD64 ABI 3.2.1 and 3.4.1),
+    // whatever the call before it left behind: now, while nobody waits for it.
+    // Each part is made anew only where it is not as it should be, which is cheaper to find out: flags that are more
+    // than the outcome of some arithmetic; the x87 control and status words. They do not tell which x87 registers are
+    // in use: emms frees them and does nothing else, but it raises an exception that is pending.
+    // No word of the stack is used for that: while there is no call, memory stays as it is.
+    movl $SHIM_MAILBOX + SHIM_MAILBOX_SCRATCH + 8, %esp
+    pushfq
+    testl $0x244500, (%rsp)                     // trap, direction, nested task, alignment check, identification
+    jnz 6f
+7:  fnstsw %ax
+    fnstcw (%rsp)
+    testw %ax, %ax
+    jnz 8f
+    cmpw $0x037f, (%rsp)
+    jne 8f
+    emms
+9:  movq $0, SHIM_MAILBOX + SHIM_MAILBOX_SCRATCH
+    movq shim_trampoline_stack_top(%rip), %rsp
+    ldmxcsr default_mxcsr(%rip)
+    xorl %ebp, %ebp
     // Between two calls: the guest looks for the next one as often as the host has said, and leaves if there is none.
     // Whoever takes the last look's turn away, the host by a call or the guest by leaving, does so in one step.
     movl SHIM_MAILBOX + SHIM_MAILBOX_CALL_POLLS, %ecx
@@ -62,26 +83,8 @@ shim_trampoline:
     lock cmpxchgl %ecx, SHIM_MAILBOX + SHIM_MAILBOX_OWNER
     jne shim_trampoline
     jmp shim_trampoline_return
-    // A top-level guest call. A fresh stack, and the control state the ABI promises a function at its entry
-    // (AMD64 ABI 3.2.1 and 3.4.1), whatever the call before it left behind.
-    // Each part is made anew only where it is not as it should be, which is cheaper to find out: flags that are more
-    // than the outcome of some arithmetic; the x87 control and status words. They do not tell which x87 registers are
-    // in use: emms frees them and does nothing else, but it raises an exception that is pending.
-1:  movq shim_trampoline_stack_top(%rip), %rsp
-    pushfq
-    testl $0x244500, (%rsp)                     // trap, direction, nested task, alignment check, identification
-    jnz 6f
-7:  fnstsw %ax
-    fnstcw (%rsp)
-    testw %ax, %ax
-    jnz 8f
-    cmpw $0x037f, (%rsp)
-    jne 8f
-    emms
-9:  movq shim_trampoline_stack_top(%rip), %rsp
-    ldmxcsr default_mxcsr(%rip)
-    xorl %ebp, %ebp
-    cmpl $SHIM_COMMAND_BATCH, SHIM_MAILBOX + SHIM_MAILBOX_COMMAND
+    // A top-level guest call.
+1:  cmpl $SHIM_COMMAND_BATCH, SHIM_MAILBOX + SHIM_MAILBOX_COMMAND
     je 3f
     call shim_trampoline_invoke
 2:  movl $SHIM_OWNER_GUEST_POLLED, %eax
@@ -124,7 +127,7 @@ shim_trampoline_return:
     movl $SHIM_COMMAND_BATCH, SHIM_MAILBOX + SHIM_MAILBOX_COMMAND
     incl SHIM_MAILBOX + SHIM_MAILBOX_BATCH_DONE
     decl SHIM_MAILBOX + SHIM_MAILBOX_BATCH_COUNT
-    jnz 1b
+    jnz shim_trampoline
     jmp 2b
 
 // Calls the function of the mailbox's frame with its arguments and stores the results there. Backtraces rely on the

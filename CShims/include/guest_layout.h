@@ -51,6 +51,7 @@
 #define SHIM_MAILBOX_CALL_POLLS 152  // u32, how often the guest looks for the next call before it leaves; at least 1
 #define SHIM_MAILBOX_HOST_CALL_POLLS 156 // u32, how often it looks for the answer of a host call; at least 1
 #define SHIM_MAILBOX_BATCH_FUNCTION 160 // u64, the function of the batch
+#define SHIM_MAILBOX_SCRATCH 168    // u64, the trampoline's; 0 whenever it is not at work
 #define SHIM_MAILBOX_STACK 192      // u64[SHIM_STACK_ARGUMENTS_MAXIMUM]
 #define SHIM_STACK_ARGUMENTS_MAXIMUM 128
 

@@ -104,6 +104,13 @@ static inline uint32_t shim_poll(const uint32_t *_Nonnull word, uint32_t value, 
     return found;
 }
 
+// Copies words one by one: where they were stored a moment ago, wider loads would wait for the stores to be done.
+static inline void shim_copy_words(void *_Nonnull to, const void *_Nonnull from, size_t count) {
+    const volatile uint64_t *source = (const volatile uint64_t *)from;
+    volatile uint64_t *destination = (volatile uint64_t *)to;
+    for (size_t index = 0; index < count; index++) destination[index] = source[index];
+}
+
 static inline void shim_pause(void) { __builtin_ia32_pause(); }
 
 // The processor's clock, which runs at one rate on all of them where the kernel itself trusts it.

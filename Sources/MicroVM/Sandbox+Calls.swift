@@ -193,7 +193,7 @@ extension Sandbox {
     private func finish<Result>(
         _ runLoop: RunLoop,
         _ function: UInt64,
-        _ writer: GuestValueWriter,
+        _ writer: borrowing GuestValueWriter,
         _ load: (inout GuestValueReader) throws(SandboxError) -> Result
     ) async throws -> Result {
         // The arguments stay outside: a closure that captures a pack costs a look-up of its tuple's type.

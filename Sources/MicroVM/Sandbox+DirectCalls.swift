@@ -17,7 +17,7 @@ extension Sandbox {
     ) async throws -> Result {
         if var writer = try beginDirectCall(timeLimit: timeLimit, cpuTimeLimit: cpuTimeLimit) {
             do {
-                repeat try (each argument).store(into: &writer)
+                try Self.store(repeat each argument, into: &writer)
             } catch {
                 throw refuseDirectCall(offset, error)
             }
@@ -25,12 +25,19 @@ extension Sandbox {
         }
         if var writer = try beginPolledCall(timeLimit: timeLimit, cpuTimeLimit: cpuTimeLimit) {
             do {
-                repeat try (each argument).store(into: &writer)
+                try Self.store(repeat each argument, into: &writer)
             } catch {
                 throw refusePolledCall(offset, error)
             }
-            if try runPolledCall(offset, writer) { return try finishPolledCall(load) }
-            return try await continuePolledCall(load)
+            guard try runPolledCall(offset, writer) else { return try await continuePolledCall(load) }
+            var reader = polledResult()
+            do throws(SandboxError) {
+                let result = try load(&reader)
+                endPolledCall()
+                return result
+            } catch {
+                throw endPolledCall(with: error)
+            }
         }
         return try await callFromElsewhere(
             offset,
@@ -39,6 +46,17 @@ extension Sandbox {
             cpuTimeLimit: cpuTimeLimit,
             load: load
         )
+    }
+
+    /// Puts arguments where they go. Apart, because what an asynchronous function needs for each of a pack's elements
+    /// it takes from the task's memory, which takes as long as to store them all.
+    @inlinable
+    @inline(never)
+    static func store<each Argument: GuestValue>(
+        _ argument: repeat each Argument,
+        into writer: inout GuestValueWriter
+    ) throws(SandboxError) {
+        repeat try (each argument).store(into: &writer)
     }
 
     /// Calls the function with whatever hop, or wait for others, that takes.
@@ -69,7 +87,7 @@ extension Sandbox {
         cpuTimeLimit: Duration?
     ) throws(SandboxError) -> GuestValueWriter? {
         // Asynchronous code that this thread runs is isolated to the sandbox.
-        guard reference.thread.isCurrent else { return nil }
+        guard reference.isOnThread else { return nil }
         return try beginCallOnThread(timeLimit: timeLimit, cpuTimeLimit: cpuTimeLimit)
     }
 
@@ -88,7 +106,7 @@ extension Sandbox {
     /// Calls the function at an address of the image with the arguments that have been written, and ends the call.
     @usableFromInline nonisolated func finishDirectCall<Result>(
         _ offset: UInt64,
-        _ arguments: GuestValueWriter,
+        _ arguments: borrowing GuestValueWriter,
         _ load: (inout GuestValueReader) throws(SandboxError) -> Result
     ) throws -> Result {
         let runLoop = try begunDirectCall

@@ -5,7 +5,7 @@ import CShims
 /// The steps are apart for the same reason as those of direct calls.
 extension Sandbox {
     /// How often the guest has been found polling for calls; see ``SandboxConfiguration/polling``.
-    public nonisolated var pollingStatistics: PollingStatistics { reference.polledCalls.counters.statistics }
+    public nonisolated var pollingStatistics: PollingStatistics { reference.polledCalls.statistics }
 
     /// Begins a call that is made on the calling thread: if the guest polls for one. ``runPolledCall(_:_:)`` or
     /// ``refusePolledCall(_:_:)`` must follow.
@@ -15,12 +15,13 @@ extension Sandbox {
         timeLimit: Duration?,
         cpuTimeLimit: Duration?
     ) throws(SandboxError) -> GuestValueWriter? {
-        guard reference.polledCalls.baton.take() else { return nil }
+        let calls = reference.polledCalls
+        guard calls.baton.take() else { return nil }
         // Nothing more than the call is to be known of most of them.
-        guard timeLimit == nil, cpuTimeLimit == nil, reference.polledCalls.areSimple, loan == nil,
-            HostCallChain.current == nil
+        guard timeLimit == nil, cpuTimeLimit == nil, calls.areSimple, loan == nil,
+            !calls.mayBeInChain || HostCallChain.current == nil
         else { return try beginTakenCall(timeLimit, cpuTimeLimit) }
-        return reference.polledCalls.begin()
+        return calls.begin()
     }
 
     /// The same with all that may be said of a call, by who has the baton.
@@ -48,25 +49,38 @@ extension Sandbox {
     }
 
     /// Calls the function at an address of the image with the arguments that have been written. Whether it has
-    /// returned, and ``finishPolledCall(_:)`` follows; else ``continuePolledCall(_:)`` does.
+    /// returned, and ``polledResult()`` follows; else ``continuePolledCall(_:)`` does.
     @usableFromInline nonisolated func runPolledCall(
         _ offset: UInt64,
         _ arguments: borrowing GuestValueWriter
     ) throws(SandboxError) -> Bool {
         let function = reference.addressSpace.imageBase + offset
-        let isGiven = reference.polledCalls.request(function, arguments)
-        if isGiven, reference.polledCalls.returnsSoon() { return true }
+        let calls = reference.polledCalls
+        let isGiven = calls.request(function, arguments)
+        // Where it is to be put down anyway, that is best done while the guest is at work.
+        if isGiven, !calls.expectsHostCalls, calls.returnsSoon() { return true }
+        calls.expectsHostCalls = false
         return try polledRunLoop.goOnPolling(function: function, arguments: arguments, isGiven: isGiven)
     }
 
-    /// Takes the result of a call that has returned, and ends it.
-    @usableFromInline nonisolated func finishPolledCall<Result>(
-        _ load: (inout GuestValueReader) throws(SandboxError) -> Result
-    ) throws(SandboxError) -> Result {
-        if reference.polledCalls.isUnderWay { return try reference.polledCalls.finish(load) }
-        let runLoop = try polledRunLoop
-        defer { runLoop.endPolledCall() }
-        return try runLoop.loadResult(load)
+    /// Where the result is of a call that has returned; ``endPolledCall()`` or ``endPolledCall(with:)`` must follow.
+    @usableFromInline nonisolated func polledResult() -> GuestValueReader { reference.polledCalls.resultReader }
+
+    /// Ends a call whose result has been taken.
+    @usableFromInline nonisolated func endPolledCall() {
+        let calls = reference.polledCalls
+        guard calls.isUnderWay else { return endPolledCallInRunLoop() }
+        calls.end()
+        calls.baton.giveBack()
+    }
+
+    private nonisolated func endPolledCallInRunLoop() { reference.value?.endPolledCall() }
+
+    /// Ends a call that has returned something else than its caller expects. What it ends with.
+    @usableFromInline nonisolated func endPolledCall(with error: SandboxError) -> SandboxError {
+        let error = reference.value?.refusalOfResult(error) ?? error
+        endPolledCall()
+        return error
     }
 
     /// Goes on with a call on the sandbox's own thread, for whatever cannot be done elsewhere.

@@ -142,7 +142,7 @@ public actor Sandbox {
             thread: thread,
             interruptHandle: interruptHandle,
             addressSpace: image.addressSpace,
-            polledCalls: PolledCalls(machine, interruptHandle, thread.baton)
+            polledCalls: PolledCalls.Owner(machine, interruptHandle, thread.baton)
         )
         reference.value = RunLoop(
             machine: machine,

@@ -73,7 +73,7 @@ import CShims
     }
 
     /// Adds the call whose arguments have been written. Whether it may be one of this batch; else it is not there.
-    @usableFromInline func add(_ arguments: GuestValueWriter) -> Bool {
+    @usableFromInline func add(_ arguments: borrowing GuestValueWriter) -> Bool {
         guard arguments.stackArgumentCount == 0 || count == 0 else { return false }
         stackArgumentCount = arguments.stackArgumentCount
         arenaPosition = arguments.arenaPosition

@@ -46,7 +46,7 @@ struct CallMeter: Sendable {
     /// A call begins now, which the guest polls for.
     ///
     /// - Parameter clock: of the virtual CPU's thread's CPU time, where that is measured.
-    init(polledWithCPUTime clock: clockid_t?) {
+    @inline(__always) init(polledWithCPUTime clock: clockid_t?) {
         beganTicks = shim_ticks()
         ended = nil
         guard let clock else { return }
@@ -54,11 +54,16 @@ struct CallMeter: Sendable {
         cpuTimeBegan = MonotonicTime.nanoseconds(of: clock)
     }
 
+    /// The call is over now.
+    @inline(__always) mutating func end() {
+        if beganTicks == nil { ended = .now } else { endedTicks = shim_ticks() }
+        if cpuTimeBegan != nil { cpuTimeEnded = MonotonicTime.nanoseconds(of: clock) }
+    }
+
     /// What it is if the call is over now.
     func endingNow() -> CallMeter {
         var meter = self
-        if beganTicks == nil { meter.ended = .now } else { meter.endedTicks = shim_ticks() }
-        if cpuTimeBegan != nil { meter.cpuTimeEnded = MonotonicTime.nanoseconds(of: clock) }
+        meter.end()
         return meter
     }
 

@@ -11,7 +11,7 @@ extension LinuxInterruptHandle {
         // As in `enter`: cleared before any flag is looked at. model: polling_begin
         unsafe shim_immediate_exit_clear(target)
         // Acquiring and releasing; partners: every request.
-        let before = update { state in
+        let before = word.update { state in
             state.has(CallState.stop | CallState.debugInterrupt)
                 ? nil : CallState(rawValue: state.rawValue | CallState.polling)
         }
@@ -61,31 +61,25 @@ extension LinuxInterruptHandle {
     // MARK: Callers
 
     /// A call begins, and is in the guest from now on. Its number; nothing where the guest is not to be called.
-    @inline(__always) func beginPolledCall() -> UInt64? {
-        // In one step, as in `beginCall`. model: polled_begin
-        let before = update(\.beginningNextPolled)
-        guard before.beginningNextPolled != nil else { return nil }
+    func beginPolledCall() -> UInt64? {
+        guard let number = word.beginPolledCall() else { return nil }
         points.reach(.callBegun)
-        return before.number &+ 1
+        return number
     }
 
-    /// The guest has returned, and the call is over. Whether it is: not where it is to end for another reason, which
-    /// whoever asked for that has been promised.
-    @inline(__always) func endPolledCall() -> Bool {
+    /// The guest has returned, and the call is over. Whether it is: not where it is to end for another reason.
+    func endPolledCall() -> Bool {
         points.reach(.leavingGuest)
-        // Acquiring and releasing: partner of `end` and `terminate`. model: polled_end
-        let before = update { state in
-            guard !state.has(CallState.cancel) else { return nil }
-            return CallState(
-                rawValue: state.rawValue & ~(CallState.running | CallState.inCall) | CallState.decided
-            )
-        }
-        if before.has(CallState.requests) {
-            if !before.has(CallState.cancel) { countDeparture() }
-            wakeSleepers()
-        }
+        let before = word.endPolledCall()
+        if before.has(CallState.requests) { didEndPolledCall(before) }
         points.reach(.decided)
         return !before.has(CallState.cancel)
+    }
+
+    /// Tells those who wanted the guest to be left, after a call that the guest has returned from.
+    func didEndPolledCall(_ before: CallState) {
+        if !before.has(CallState.cancel) { countDeparture() }
+        wakeSleepers()
     }
 
     /// A call is over that the guest was never told of.
@@ -101,7 +95,7 @@ extension LinuxInterruptHandle {
     func leaveForPolledHostCall() -> Bool {
         points.reach(.leavingGuest)
         // Acquiring and releasing: partner of every request. model: polled_host_call
-        let before = update { state in
+        let before = word.update { state in
             state.has(CallState.cancel) ? nil : CallState(rawValue: state.rawValue & ~CallState.running)
         }
         if before.has(CallState.requests), !before.has(CallState.cancel) {
@@ -117,7 +111,7 @@ extension LinuxInterruptHandle {
     func enterAfterPolledHostCall() -> Bool {
         points.reach(.enteringGuest)
         // Acquiring and releasing: partner of every request. model: polled_host_return
-        let before = update { state in
+        let before = word.update { state in
             guard state.has(CallState.polling), !state.has(CallState.requests) else { return nil }
             return CallState(rawValue: state.rawValue | CallState.running)
         }

@@ -42,6 +42,7 @@ import Synchronization
     nonisolated(unsafe) let target: UnsafeMutablePointer<shim_interrupt_target>
     /// The words of `target`, as Swift's atomics, which have the layout of what they wrap.
     nonisolated(unsafe) let state: UnsafeMutablePointer<Atomic<UInt64>>
+    var word: CallStateWord { unsafe CallStateWord(state) }
     private nonisolated(unsafe) let departures: UnsafeMutablePointer<Atomic<UInt32>>
     private nonisolated(unsafe) let attention: UnsafeMutablePointer<Atomic<UInt32>>
     /// How many threads may be sending a signal, and whether new ones are turned away.
@@ -123,7 +124,7 @@ import Synchronization
         defer { unregisterSender() }
         // Acquiring and releasing; partners: `enter` (one of the two sees the other's bit), `beginCall` and `decide`.
         // The request of whoever came first stays, so that the call ends for one reason. model: kill_request
-        let before = update { state in
+        let before = word.update { state in
             guard state.has(CallState.inCall), !state.has(CallState.decided) else { return nil }
             return state.has(CallState.cancel) ? state : state.cancelled(for: reason)
         }
@@ -140,7 +141,7 @@ import Synchronization
         defer { unregisterSender() }
         // As in `end`. The call and all that is known about where it is are in one word, so nothing can change between
         // the decision and the deed. model: terminate_request
-        let before = update { state in
+        let before = word.update { state in
             guard state.number == number, state.has(CallState.inCall) else { return nil }
             return state.has(CallState.cancel | CallState.decided) ? nil : state.cancelled(for: reason)
         }
@@ -176,7 +177,7 @@ import Synchronization
     /// Holds the sandbox if this call is under way, else does nothing; called as ``setStop(_:)`` is, and the same step
     /// of the model. What the word was.
     func setStop(duringCall number: UInt64) -> CallState {
-        update { $0.isOf(call: number) ? CallState(rawValue: $0.rawValue | CallState.stop) : nil }
+        word.update { $0.isOf(call: number) ? CallState(rawValue: $0.rawValue | CallState.stop) : nil }
     }
 
     /// Takes a running guest out for a stop that has just been set. Nothing, where the sandbox is closed.
@@ -211,23 +212,6 @@ import Synchronization
 
     private func clearFlag(_ flag: UInt64) -> CallState {
         CallState(rawValue: unsafe state.pointee.bitwiseAnd(~flag, ordering: .acquiringAndReleasing).oldValue)
-    }
-
-    /// Changes the word in one step, acquiring and releasing, and tells what it was before. Where `change` answers with
-    /// nothing the word stays as it is.
-    @inline(__always) func update(_ change: (CallState) -> CallState?) -> CallState {
-        var seen = unsafe state.pointee.load(ordering: .acquiring)
-        while true {
-            guard let desired = change(CallState(rawValue: seen)) else { return CallState(rawValue: seen) }
-            let (exchanged, original) = unsafe state.pointee.compareExchange(
-                expected: seen,
-                desired: desired.rawValue,
-                successOrdering: .acquiringAndReleasing,
-                failureOrdering: .acquiring
-            )
-            if exchanged { return CallState(rawValue: original) }
-            seen = original
-        }
     }
 
     // MARK: - Kicks
@@ -342,7 +326,7 @@ import Synchronization
     func beginCall() -> UInt64 {
         // In one step: a kill comes either before it, finds no call and ends none, or after it, and ends this one.
         // Acquiring and releasing: partner of `end` and `terminate`. model: begin_call
-        let number = update(\.beginningNext).number &+ 1
+        let number = word.update(\.beginningNext).number &+ 1
         points.reach(.callBegun)
         return number
     }
@@ -377,7 +361,7 @@ import Synchronization
         // model: enter_clear_immediate_exit
         unsafe shim_immediate_exit_clear(target)
         // Acquiring and releasing: partner of every request. model: enter_set_running
-        let before = update { state in
+        let before = word.update { state in
             state.has(CallState.requests)
                 ? nil : CallState(rawValue: state.rawValue | CallState.running | CallState.entered)
         }

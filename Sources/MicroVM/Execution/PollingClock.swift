@@ -28,6 +28,12 @@ struct PollingClock: Sendable {
         UInt32(min(max(Double(nanoseconds) * looksPerNanosecond, 1), Double(UInt32.max)))
     }
 
+    /// How many ticks come in so long; many where the clock is none.
+    func ticks(in nanoseconds: UInt64) -> UInt64 {
+        guard ticksPerNanosecond > 0.001 else { return UInt64(UInt32.max) }
+        return UInt64(min(Double(nanoseconds) * ticksPerNanosecond, Double(UInt64.max / 4)))
+    }
+
     func nanoseconds(ofTicks ticks: UInt64) -> UInt64 {
         // A clock that stands still or goes back is none.
         guard ticksPerNanosecond > 0.001, ticks < UInt64.max / 2 else { return 0 }

@@ -123,7 +123,7 @@ struct PollingPlan {
 }
 
 /// ``PollingStatistics`` as they are counted: by one at a time, and read by anybody.
-final class PollingCounters: Sendable {
+struct PollingCounters: ~Copyable {
     private let hits = Atomic<UInt64>(0)
     private let misses = Atomic<UInt64>(0)
     private let nanoseconds = Atomic<UInt64>(0)

@@ -20,7 +20,9 @@ extension RunLoop {
         case .hostFunction(let function):
             try measureQuickness(at: Int(index)) { try carryOut(function, at: Int(index)) }
         case .library(let function):
-            try withResult(at: Int(index)) { reader, writer in try function.call(self, &reader, &writer) }
+            try withResult(at: Int(index), in: machine.mailbox) { reader, writer in
+                try function.call(self, &reader, &writer)
+            }
         case .absent, .threadLocalAddress:
             throw Misbehaviour(.invalidHostCall, message: "Import \(index) is not provided.", isInHostCall: true)
         }
@@ -28,12 +30,7 @@ extension RunLoop {
 
     /// Runs a host function, on whichever thread has the baton, and leaves its result for the guest.
     func carryOut(_ function: HostFunction, at index: Int) throws {
-        try withResult(at: index) { reader, writer in
-            interruptHandle.points.reach(.enteringHostFunction)
-            defer { interruptHandle.points.reach(.leftHostFunction) }
-            hostCallCount &+= 1
-            unsafe hostCalls.append(hostCallCount)
-            defer { unsafe hostCalls.removeLast() }
+        try inHostCall(at: index) { reader, writer in
             if let observer, observer.isTracing {
                 try trace(function, &reader, &writer, observer)
             } else {
@@ -42,15 +39,49 @@ extension RunLoop {
         }
     }
 
+    /// The same with a host function that has been seen to be quick, whose result is put down for a caller who polls.
+    func carryOut(quick body: HostFunction.PlainBody, at index: Int) throws {
+        let page = polledCalls.resultPage
+        if observer?.isTracing == true, case .hostFunction(let function) = imports[index] {
+            try inHostCall(at: index, resultIn: page) { reader, writer in
+                try trace(function, &reader, &writer, observer)
+            }
+        } else {
+            try inHostCall(at: index, resultIn: page) { reader, writer in
+                try thread.offeringCustody { try body(&reader, &writer) }
+            }
+        }
+    }
+
+    @inline(__always) private func inHostCall(
+        at index: Int,
+        resultIn page: Mailbox? = nil,
+        _ body: (inout GuestValueReader, inout GuestValueWriter) throws -> Void
+    ) throws {
+        try withResult(at: index, in: page ?? machine.mailbox) { reader, writer in
+            interruptHandle.points.reach(.enteringHostFunction)
+            defer { interruptHandle.points.reach(.leftHostFunction) }
+            hostCallCount &+= 1
+            unsafe hostCalls.append(hostCallCount)
+            defer { unsafe hostCalls.removeLast() }
+            try body(&reader, &writer)
+        }
+    }
+
+    /// - Parameters:
+    ///   - index: the import.
+    ///   - page: where the result goes, laid out like the mailbox.
+    ///   - body: takes the arguments, and leaves the result.
     private func withResult(
         at index: Int,
+        in page: Mailbox,
         _ body: (inout GuestValueReader, inout GuestValueWriter) throws -> Void
     ) throws {
         currentImport = index
         meter.hostCalls += 1
         var reader = GuestValueReader.arguments(mailbox: machine.mailbox, memory: machine.memory)
         var writer = GuestValueWriter.result(
-            mailbox: machine.mailbox,
+            mailbox: page,
             memory: machine.memory,
             arenaPosition: arenaPosition
         )
@@ -68,7 +99,7 @@ extension RunLoop {
         }
         // A host function that has caught the failure of its own nested call cannot undo it.
         if let firstCause { throw firstCause }
-        machine.mailbox.setReturn()
+        page.setReturn()
     }
 
     /// Calls a host function in a span of its own.
@@ -76,9 +107,9 @@ extension RunLoop {
         _ function: HostFunction,
         _ reader: inout GuestValueReader,
         _ writer: inout GuestValueWriter,
-        _ observer: SandboxObserver
+        _ observer: SandboxObserver?
     ) throws {
-        try observer.traceHostCall(function.name) { try function.call(self, context, &reader, &writer) }
+        try observer?.traceHostCall(function.name) { try function.call(self, context, &reader, &writer) }
     }
 
     private var context: HostCallContext {
@@ -103,12 +134,17 @@ extension RunLoop {
         do throws(SandboxError) {
             return try load(&reader)
         } catch {
-            var error = error
-            // What a guest returns is its result, also when that is a pointer that is not its own.
-            error.code = .invalidResult
-            if unsafe hostCalls.isEmpty { observer?.callEnds(.failed, error) }
-            throw error
+            throw refusalOfResult(error)
         }
+    }
+
+    /// What a call ends with that has returned something else than its caller expects.
+    func refusalOfResult(_ error: SandboxError) -> SandboxError {
+        var error = error
+        // What a guest returns is its result, also when that is a pointer that is not its own.
+        error.code = .invalidResult
+        if unsafe hostCalls.isEmpty { observer?.callEnds(.failed, error) }
+        return error
     }
 
     /// Whether a host call is under way, so that its context may be used.

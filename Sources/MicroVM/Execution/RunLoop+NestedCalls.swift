@@ -4,11 +4,11 @@ extension RunLoop {
     ///
     /// - Throws: as ``run(function:arguments:)``. Once guest code has been left half way, the guest is not entered
     ///   again in this call: its outer part ends as well, when the host function does.
-    func runNested(function: UInt64, arguments: GuestValueWriter) throws {
+    func runNested(function: UInt64, arguments: borrowing GuestValueWriter) throws {
         try thread.withCustody { try runNestedInCustody(function: function, arguments: arguments) }
     }
 
-    private func runNestedInCustody(function: UInt64, arguments: GuestValueWriter) throws {
+    private func runNestedInCustody(function: UInt64, arguments: borrowing GuestValueWriter) throws {
         let outer = (currentImport, arenaPosition)
         depth += 1
         meter.nestedCalls += 1
@@ -22,7 +22,7 @@ extension RunLoop {
         try observer.traceNestedCall(self, function) { try enterNested(function, arguments) }
     }
 
-    private func enterNested(_ function: UInt64, _ arguments: GuestValueWriter) throws {
+    private func enterNested(_ function: UInt64, _ arguments: borrowing GuestValueWriter) throws {
         give(function, arguments)
         let reason: CallState.Reason?
         do {

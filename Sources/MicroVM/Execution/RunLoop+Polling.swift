@@ -31,6 +31,11 @@ struct PolledCall {
     var timeLimit, cpuTimeLimit: UInt64?
 }
 
+/// A host function that callers run themselves.
+struct QuickFunction {
+    let body: HostFunction.PlainBody
+}
+
 /// Calls without an exit: what the virtual CPU's thread does while the guest polls (the article Polling has the
 /// protocol, docs/models/mailbox.pml its model).
 extension RunLoop {
@@ -42,8 +47,10 @@ extension RunLoop {
         guard poison == nil, suspendedCall == nil, debuggerSlot.withLock({ $0 == nil }), watch.isMade || makeWatch(),
             let budget = pollingPlan?.begin()
         else { return false }
-        let callsBefore = polledCalls.counters.hitCount
+        let callsBefore = polledCalls.hitCount
         let clock = PollingClock.shared
+        callerTicks = clock.ticks(in: pollingPlan?.callerMaximum ?? 0)
+        quickTicks = clock.ticks(in: pollingPlan?.quickNanoseconds ?? 0)
         threadClock = CallMeter.ownCPUClock
         answersPolledHostCalls = !shim_thread_is_confined()
         polledCalls.areSimple =
@@ -67,8 +74,8 @@ extension RunLoop {
         thread.baton.takeBack()
         thread.endPolling()
         if case .success(.ioOut) = exit { isExitPending = true } else { isExitPending = false }
-        let calls = polledCalls.counters.hitCount &- callsBefore
-        polledCalls.counters.countSession(
+        let calls = polledCalls.hitCount &- callsBefore
+        polledCalls.countSession(
             nanoseconds: MonotonicTime.now.nanoseconds - began.nanoseconds,
             wasHit: calls > 0
         )
@@ -213,15 +220,17 @@ extension RunLoop {
     private func pollToReturn() -> Bool {
         let mailbox = machine.mailbox
         // For all of the call: a guest that is always answered must not keep the caller's thread either.
-        let end = meter.nanoseconds &+ (pollingPlan?.callerMaximum ?? 0)
+        let began = shim_ticks()
         while true {
             switch polledCalls.poll() {
             case SHIM_OWNER_IDLE: return interruptHandle.endPolledCall()
             case SHIM_OWNER_HOST_CALL:
-                polledCall.wasTooLong = meter.nanoseconds >= end
-                guard answerPolledHostCall() else { return false }
+                polledCalls.expectsHostCalls = true
+                let now = shim_ticks()
+                polledCall.wasTooLong = now &- began >= callerTicks
+                guard answerPolledHostCall(now) else { return false }
             case SHIM_OWNER_GUEST_POLLED:
-                let isTooLong = meter.nanoseconds >= end
+                let isTooLong = shim_ticks() &- began >= callerTicks
                 guard isTooLong || isPolledCallDisturbed else {
                     if pollingPlan?.yields == true { shim_thread_yield() }
                     continue
@@ -245,12 +254,11 @@ extension RunLoop {
     }
 
     /// Answers a host call, where that is soon done. Whether the guest has the answer and goes on.
-    private func answerPolledHostCall() -> Bool {
+    private func answerPolledHostCall(_ now: UInt64) -> Bool {
         let mailbox = machine.mailbox
         let index = mailbox.importIndex
-        guard answersPolledHostCalls, !polledCall.wasTooLong, !isPolledCallDisturbed, index < UInt64(imports.count),
-            isQuick[Int(index)],
-            case .hostFunction(let function) = imports[Int(index)]
+        guard answersPolledHostCalls, !polledCall.wasTooLong, !isPolledCallDisturbed,
+            unsafe index < UInt64(quickFunctions.count), let function = unsafe quickFunctions[Int(index)]
         else {
             // The thread answers.
             _ = mailbox.change(SHIM_OWNER_HOST_CALL, to: SHIM_OWNER_LEAVE)
@@ -264,18 +272,19 @@ extension RunLoop {
             polledCall.isWanted = !interruptHandle.enterAfterPolledHostCall()
             return false
         }
-        let began = shim_ticks()
+        polledCalls.mayBeInChain = true
         do {
             try HostCallChain.$current.withValue(.extended(by: chain)) {
-                try carryOut(function, at: Int(index))
+                try carryOut(quick: function.body, at: Int(index))
             }
         } catch {
             (polledCall.stage, polledCall.failure, polledCall.isWanted) = (.failed, error, true)
             return false
         }
-        let duration = PollingClock.shared.nanoseconds(ofTicks: shim_ticks() &- began)
-        if let pollingPlan, duration > pollingPlan.quickNanoseconds { isQuick[Int(index)] = false }
-        guard interruptHandle.enterAfterPolledHostCall() else {
+        if shim_ticks() &- now > quickTicks { unsafe quickFunctions[Int(index)] = nil }
+        let mayGoOn = interruptHandle.enterAfterPolledHostCall()
+        mailbox.setAnswer(polledCalls.resultPage)
+        guard mayGoOn else {
             (polledCall.stage, polledCall.isWanted) = (.answered, true)
             return false
         }
@@ -290,7 +299,7 @@ extension RunLoop {
 
     /// A call is over that was made while the guest polls.
     func endPolledCall() {
-        meter = meter.endingNow()
+        meter.end()
         polledCalls.end()
         isInCall = false
         currentImport = nil
@@ -328,10 +337,11 @@ extension RunLoop {
 
     /// Runs a host function on the thread, and finds out whether a caller who polls could do that as well.
     func measureQuickness(at index: Int, _ body: () throws -> Void) rethrows {
-        guard let pollingPlan, !isQuick[index], case .hostFunction(let function) = imports[index], function.isPlain
+        guard let quick = pollingPlan?.quickNanoseconds, unsafe quickFunctions[index] == nil,
+            case .hostFunction(let function) = imports[index], let plain = function.plainBody
         else { return try body() }
         let began = MonotonicTime.now.nanoseconds
         try body()
-        isQuick[index] = MonotonicTime.now.nanoseconds - began <= pollingPlan.quickNanoseconds
+        if MonotonicTime.now.nanoseconds - began <= quick { unsafe quickFunctions[index] = QuickFunction(body: plain) }
     }
 }

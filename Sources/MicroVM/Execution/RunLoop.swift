@@ -95,8 +95,12 @@ import SystemPackage
     var threadClock = clockid_t()
     /// Whether callers run host functions themselves: not where the thread may do less than they.
     var answersPolledHostCalls = false
-    /// The imports whose host functions callers run themselves.
-    var isQuick: [Bool]
+    /// The host functions that callers run themselves, where their imports are.
+    @exclusivity(unchecked) var quickFunctions: [QuickFunction?]
+    /// How long a caller polls before it is suspended, and how long a quick host function takes at most, in ticks of
+    /// the processor's clock.
+    var callerTicks: UInt64 = 0
+    var quickTicks: UInt64 = 0
     /// The debugger that looks at this sandbox, as of the last time it has asked for attention.
     var debugger: Debugger?
     /// What has been done to the guest for it.
@@ -126,7 +130,7 @@ import SystemPackage
         arenaPosition = machine.memory.addressSpace.arena.lowerBound
         polledCalls = reference.polledCalls
         pollingPlan = PollingPlan(configuration.polling, configuration.pollingTrial)
-        isQuick = Array(repeating: false, count: imports.count)
+        unsafe quickFunctions = Array(repeating: nil, count: imports.count)
         unsafe hostCalls.reserveCapacity(configuration.maximumCallDepth + 1)
         unsafe interruptHandle.setImmediateExit(machine.virtualCPU.immediateExit)
         if machine.memory.served.contains(where: { $0 != nil }) { knowServedMemory() }
@@ -233,7 +237,7 @@ import SystemPackage
         isInCall = false
         currentImport = nil
         firstCause = nil
-        meter = meter.endingNow()
+        meter.end()
         reportEnd()
         interruptHandle.endCall()
     }
@@ -257,7 +261,7 @@ import SystemPackage
     ///
     /// - Throws: ``SandboxError`` or what a host function threw; in both cases the call has ended, and the sandbox is
     ///   poisoned if guest code had run.
-    func run(function: UInt64, arguments: GuestValueWriter) throws {
+    func run(function: UInt64, arguments: borrowing GuestValueWriter) throws {
         calledFunction = function
         observer?.callBegins(self)
         give(function, arguments)
@@ -318,7 +322,7 @@ import SystemPackage
         return interrupted(reason, underlyingError: error)
     }
 
-    func give(_ function: UInt64, _ arguments: GuestValueWriter) {
+    func give(_ function: UInt64, _ arguments: borrowing GuestValueWriter) {
         arenaPosition = arguments.arenaPosition
         machine.mailbox.setStackArgumentCount(arguments.stackArgumentCount)
         machine.mailbox.setFunction(function)
@@ -434,6 +438,7 @@ import SystemPackage
     /// they start inherit that. Once for all host calls, and not for calls that make none.
     private func runToReturnWithinChain() throws -> CallState.Reason? {
         isChainBound = true
+        polledCalls.mayBeInChain = true
         defer { isChainBound = false }
         return try HostCallChain.$current.withValue(.extended(by: chain)) {
             try answerHostCall()

@@ -89,6 +89,7 @@ import SystemPackage
     }
 
     deinit {
+        baton.deallocate()
         unsafe wakeUps.deinitialize(count: 1)
         unsafe wakeUps.deallocate()
         unsafe custody.deinitialize(count: 1)
@@ -272,7 +273,7 @@ import SystemPackage
     }
 
     /// What the thread is recognised by: this object's address, never followed.
-    private var mark: UnsafeRawPointer { unsafe UnsafeRawPointer(Unmanaged.passUnretained(self).toOpaque()) }
+    var mark: UnsafeRawPointer { unsafe UnsafeRawPointer(Unmanaged.passUnretained(self).toOpaque()) }
 
     // MARK: Thread
 

@@ -57,6 +57,7 @@ import Synchronization
     func endIdle() {
         store(UInt32(0), SHIM_MAILBOX_CALL_POLLS)
         store(UInt32(0), SHIM_MAILBOX_HOST_CALL_POLLS)
+        store(UInt64(0), SHIM_MAILBOX_SCRATCH)
         store(UInt32(SHIM_OWNER_HOST), SHIM_MAILBOX_OWNER)
     }
 
@@ -95,9 +96,24 @@ import Synchronization
         let words = arguments.stackArgumentCount
         if words > 0 { copy(page, Int(SHIM_MAILBOX_STACK), count: words * 8) }
         // Up to the vectors, all but the word whose turn it is.
-        copy(page, Int(SHIM_MAILBOX_COMMAND), count: Int(SHIM_MAILBOX_VECTORS - SHIM_MAILBOX_COMMAND))
+        store(page.load(SHIM_MAILBOX_COMMAND, as: UInt32.self), SHIM_MAILBOX_COMMAND)
+        unsafe shim_copy_words(
+            self.page + Int(SHIM_MAILBOX_FUNCTION),
+            page.page + Int(SHIM_MAILBOX_FUNCTION),
+            Int(SHIM_MAILBOX_VECTORS - SHIM_MAILBOX_FUNCTION) / 8
+        )
         // model: polled_request
         return change(SHIM_OWNER_IDLE, to: SHIM_OWNER_GUEST_POLLED)
+    }
+
+    /// Takes over a host call's result, or whatever it is answered with; written in one go as well.
+    @inline(__always) func setAnswer(_ page: Mailbox) {
+        unsafe shim_copy_words(
+            self.page + Int(SHIM_MAILBOX_RESULTS),
+            page.page + Int(SHIM_MAILBOX_RESULTS),
+            Int(SHIM_MAILBOX_RESULT_VECTOR - SHIM_MAILBOX_RESULTS) / 8 + 1
+        )
+        store(page.load(SHIM_MAILBOX_COMMAND, as: UInt32.self), SHIM_MAILBOX_COMMAND)
     }
 
     @inline(__always) private func copy(_ other: Mailbox, _ offset: Int, count: Int) {

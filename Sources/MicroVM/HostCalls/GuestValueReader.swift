@@ -1,7 +1,7 @@
 /// Takes values from where the guest has left them: the arguments of a host call, or the result of a guest call.
 ///
-/// Each word is read once, and none of them is believed.
-public struct GuestValueReader {
+/// Each word is read once, and none of them is believed. There is one for each call, and it cannot be kept.
+public struct GuestValueReader: ~Copyable {
     private enum Source {
         /// The address of the next argument on the guest's stack; nothing as long as none was taken from there.
         case arguments(stack: UInt64?)
@@ -10,15 +10,16 @@ public struct GuestValueReader {
 
     private var source: Source
     private let mailbox: Mailbox
-    /// Not there where the guest may be running by now, or may have written to what a pointer names.
-    private let memory: GuestMemory?
+    /// Not there where the guest may be running by now, or may have written to what a pointer names. Outlives the call,
+    /// and so this.
+    private unowned(unsafe) let memory: GuestMemory?
     private var integerCount = 0
     private var vectorCount = 0
 
     private init(_ source: Source, mailbox: Mailbox, memory: GuestMemory?) {
         self.source = source
         self.mailbox = mailbox
-        self.memory = memory
+        unsafe self.memory = memory
     }
 
     static func arguments(mailbox: Mailbox, memory: GuestMemory) -> GuestValueReader {
@@ -62,7 +63,7 @@ public struct GuestValueReader {
     /// - Throws: ``SandboxError/Code/invalidPointer`` when the guest could not read all of them itself;
     ///   ``SandboxError/Code/invalidResult`` for a ``GuestRegisterValue``, which has none.
     public mutating func nextBytes() throws(SandboxError) -> UnsafeRawBufferPointer {
-        guard let memory else {
+        guard let memory = unsafe memory else {
             throw SandboxError(.invalidResult, "A value that reads the guest's memory is no GuestRegisterValue.")
         }
         let address = try nextInteger()
@@ -71,7 +72,7 @@ public struct GuestValueReader {
     }
 
     private mutating func nextStackWord(at address: UInt64?) throws(SandboxError) -> UInt64 {
-        guard let memory else { throw Self.resultTooWide }
+        guard let memory = unsafe memory else { throw Self.resultTooWide }
         // At the import's entry %rsp points to the return address, and the arguments follow it.
         let address = address ?? mailbox.stackPointer &+ 8
         let word = unsafe try memory.guestBytes(at: address, count: 8, for: .read).loadUnaligned(as: UInt64.self)

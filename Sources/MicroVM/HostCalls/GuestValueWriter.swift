@@ -18,12 +18,15 @@ extension GuestMemory: ArgumentMemory {
 import CShims
 
 /// Puts values where the guest expects them: the arguments of a guest call, or the result of a host call.
-public struct GuestValueWriter {
+///
+/// There is one for each call, and it cannot be kept.
+public struct GuestValueWriter: ~Copyable {
     private enum Destination { case arguments, result }
 
     private let destination: Destination
     private let mailbox: Mailbox
-    private let memory: any ArgumentMemory
+    /// Outlives the call, and so this. Not counted, which would take longer than many a call.
+    private unowned(unsafe) let memory: any ArgumentMemory
     private var integerCount = 0
     private(set) var vectorCount = 0
     private(set) var stackArgumentCount = 0
@@ -33,7 +36,7 @@ public struct GuestValueWriter {
     private init(_ destination: Destination, mailbox: Mailbox, memory: any ArgumentMemory, arenaPosition: UInt64) {
         self.destination = destination
         self.mailbox = mailbox
-        self.memory = memory
+        unsafe self.memory = memory
         self.arenaPosition = arenaPosition
     }
 
@@ -104,6 +107,7 @@ public struct GuestValueWriter {
     ///
     /// - Throws: ``SandboxError/Code/argumentTooLarge`` when the arena has no room for them.
     public mutating func appendBytes(_ bytes: UnsafeRawBufferPointer) throws(SandboxError) {
+        let memory = unsafe memory
         let arena = memory.arena
         let room = arena.upperBound - arenaPosition
         guard UInt64(bytes.count) < room else {

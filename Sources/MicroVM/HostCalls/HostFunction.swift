@@ -21,7 +21,11 @@ public struct HostFunction: Sendable {
     /// Stores what an asynchronous host function has returned, on the sandbox's thread.
     typealias Completion = @Sendable (inout GuestValueWriter) throws -> Void
 
+    /// Needs nothing of the sandbox's thread, so that any other may run it.
+    typealias PlainBody = @Sendable (inout GuestValueReader, inout GuestValueWriter) throws -> Void
+
     private enum Body {
+        case plain(PlainBody)
         case synchronous(@Sendable (HostCallContext, inout GuestValueReader, inout GuestValueWriter) throws -> Void)
         /// Takes the arguments at once, and answers with what is to be awaited.
         case asynchronous(
@@ -35,8 +39,10 @@ public struct HostFunction: Sendable {
     /// Whether it is one of this package's own, which may have a name that belongs to the library.
     private(set) var isOfLibrary = false
 
-    /// Whether it needs nothing of the sandbox's thread, so that any other may run it.
-    let isPlain: Bool
+    /// What the import does, where that is plain.
+    var plainBody: PlainBody? {
+        if case .plain(let body) = body { body } else { nil }
+    }
 
     /// The same function for an import whose name belongs to the library.
     package var ofLibrary: HostFunction {
@@ -52,6 +58,7 @@ public struct HostFunction: Sendable {
         _ writer: inout GuestValueWriter
     ) throws {
         switch body {
+        case .plain(let body): try runLoop.thread.offeringCustody { try body(&reader, &writer) }
         case .synchronous(let body): try runLoop.thread.offeringCustody { try body(context, &reader, &writer) }
         case .asynchronous(let body): try runLoop.await(body(context, &reader))(&writer)
         }
@@ -61,12 +68,18 @@ public struct HostFunction: Sendable {
     // type each time.
 
     @usableFromInline init(
+        plain name: String,
+        _ body: @escaping @Sendable (inout GuestValueReader, inout GuestValueWriter) throws -> Void
+    ) {
+        self.name = name
+        self.body = .plain(body)
+    }
+
+    @usableFromInline init(
         synchronous name: String,
-        isPlain: Bool,
         _ body: @escaping @Sendable (HostCallContext, inout GuestValueReader, inout GuestValueWriter) throws -> Void
     ) {
         self.name = name
-        self.isPlain = isPlain
         self.body = .synchronous(body)
     }
 
@@ -80,7 +93,7 @@ public struct HostFunction: Sendable {
         _ name: String,
         _ body: @escaping @Sendable (repeat each Argument) throws -> Result
     ) {
-        self.init(synchronous: name, isPlain: true) { _, reader, writer in
+        self.init(plain: name) { reader, writer in
             let arguments = (repeat try Self.argument((each Argument).self, &reader))
             try body(repeat each arguments).store(into: &writer)
         }
@@ -96,7 +109,7 @@ public struct HostFunction: Sendable {
         _ name: String,
         _ body: @escaping @Sendable (repeat each Argument) throws -> Void
     ) {
-        self.init(synchronous: name, isPlain: true) { _, reader, _ in
+        self.init(plain: name) { reader, _ in
             let arguments = (repeat try Self.argument((each Argument).self, &reader))
             try body(repeat each arguments)
         }
@@ -112,7 +125,7 @@ public struct HostFunction: Sendable {
         _ name: String,
         _ body: @escaping @Sendable (HostCallContext, repeat each Argument) throws -> Result
     ) {
-        self.init(synchronous: name, isPlain: false) { context, reader, writer in
+        self.init(synchronous: name) { context, reader, writer in
             let arguments = (repeat try Self.argument((each Argument).self, &reader))
             try body(context, repeat each arguments).store(into: &writer)
         }
@@ -128,7 +141,7 @@ public struct HostFunction: Sendable {
         _ name: String,
         _ body: @escaping @Sendable (HostCallContext, repeat each Argument) throws -> Void
     ) {
-        self.init(synchronous: name, isPlain: false) { context, reader, _ in
+        self.init(synchronous: name) { context, reader, _ in
             let arguments = (repeat try Self.argument((each Argument).self, &reader))
             try body(context, repeat each arguments)
         }
@@ -147,7 +160,6 @@ public struct HostFunction: Sendable {
         _ body: @escaping @concurrent @Sendable (repeat each Argument) async throws -> Result
     ) {
         self.name = name
-        isPlain = false
         self.body = .asynchronous { _, reader in
             let arguments = (repeat try Self.argument((each Argument).self, &reader))
             return {
@@ -167,7 +179,6 @@ public struct HostFunction: Sendable {
         _ body: @escaping @concurrent @Sendable (repeat each Argument) async throws -> Void
     ) {
         self.name = name
-        isPlain = false
         self.body = .asynchronous { _, reader in
             let arguments = (repeat try Self.argument((each Argument).self, &reader))
             return {
@@ -187,7 +198,6 @@ public struct HostFunction: Sendable {
         _ body: @escaping @concurrent @Sendable (HostCallContext, repeat each Argument) async throws -> Result
     ) {
         self.name = name
-        isPlain = false
         self.body = .asynchronous { context, reader in
             let arguments = (repeat try Self.argument((each Argument).self, &reader))
             return {
@@ -207,7 +217,6 @@ public struct HostFunction: Sendable {
         _ body: @escaping @concurrent @Sendable (HostCallContext, repeat each Argument) async throws -> Void
     ) {
         self.name = name
-        isPlain = false
         self.body = .asynchronous { context, reader in
             let arguments = (repeat try Self.argument((each Argument).self, &reader))
             return {

@@ -14,7 +14,7 @@ import LinuxKVM
 
 enum SnapshotFileLayout {
     static let magic: UInt64 = 0x5053_4d56_4f52_434d  // "MCROVMSP"
-    static let version: UInt32 = 4
+    static let version: UInt32 = 5
     static let headerSize = 64
     static let pagesPerChecksum = 256
     static let descriptionMaximum = 1 << 30
