@@ -136,6 +136,7 @@ public actor Sandbox {
         let thread = try VirtualCPUThread.start(
             interruptHandle,
             signal: signal.number,
+            niceness: configuration.niceness,
             isConfined: configuration.confinesThread
         )
         reference = RunLoopReference(

@@ -85,6 +85,12 @@ public struct SandboxConfiguration: Sendable {
     /// How long a kick is waited for before it is sent again, more than zero; 500 microseconds unless set. Each time
     /// after that it is twice as long, up to a quarter of a second.
     public var interruptRetryDelay: Duration = .microseconds(500)
+    /// How much the sandbox's thread leaves the processors to other threads, from 0 to 19: that much is added to the
+    /// nice value (sched(7)) of the thread that makes the sandbox. 0 unless set. With 10 a guest that never rests gets
+    /// a tenth of a processor that another thread wants, and all of one that nobody does: so whoever watches many
+    /// guests is not kept waiting by them. A kill, too, comes no sooner than the guest's thread gets a processor to
+    /// leave the guest on.
+    public var niceness = 0
     /// Whether the sandbox's thread is confined further than the process is, where that is confined; true unless set.
     /// What synchronous host functions do, they do on this thread: where they open files or begin threads, say false.
     /// The article Confining processes says what the thread may do.
@@ -155,6 +161,7 @@ public struct SandboxConfiguration: Sendable {
             interruptRetryDelay > .zero,
             "interruptRetryDelay is \(interruptRetryDelay); it must be longer than nothing."
         )
+        try check((0...19).contains(niceness), "niceness is \(niceness); it must lie between 0 and 19.")
         try check(
             (0...1000).contains(maximumCallDepth),
             "maximumCallDepth is \(maximumCallDepth); it must lie between 0 and 1000."

@@ -41,6 +41,8 @@ package struct ServerConfiguration: Sendable {
     package var maximumPoolSize = 1024
     /// How long the initialisers of a module may run; 10 seconds unless set.
     package var initializerTime = Duration.seconds(10)
+    /// How much guests leave the processors to the server and to others, from 0 to 19; 10 unless set.
+    package var niceness = 10
     /// What each call may use.
     package var callLimits = CallLimits()
     /// What the supervisor allows.

@@ -1,3 +1,4 @@
+import Glibc
 import Testing
 
 @testable import MicroVM
@@ -43,13 +44,25 @@ import Testing
         }
     }
 
-    @Test func `signals and delays out of range are refused by name`() {
+    @Test func `signals, delays and niceness out of range are refused by name`() {
         for offset in [-1, 31, 1000, Int32.max, .min] {
             #expect(message { $0.interruptSignalOffset = offset }?.contains("interruptSignalOffset") == true)
+        }
+        for niceness in [-1, 20, .max, .min] {
+            #expect(message { $0.niceness = niceness }?.contains("niceness") == true)
         }
         for delay in [Duration.zero, .seconds(-1)] {
             #expect(message { $0.interruptRetryDelay = delay }?.contains("interruptRetryDelay") == true)
         }
+    }
+
+    @Test(.requiresKVM, .timeLimit(.minutes(5)), arguments: [0, 7])
+    func `a sandbox's thread is as nice as its configuration says`(_ niceness: Int) async throws {
+        let sandbox = try await Guest.arithmetic.sandbox { $0.niceness = niceness }
+        // Asks for the calling thread.
+        let nice = { @Sendable in getpriority(__priority_which_t(PRIO_PROCESS.rawValue), 0) }
+        let its = try await sandbox.run { _ in nice() }
+        #expect(its == min(nice() + Int32(niceness), 19))
     }
 
     @Test(.requiresKVM, .timeLimit(.minutes(5)), arguments: [0, 4096, 1 << 20, 5 << 20])

@@ -77,9 +77,11 @@ import SystemPackage
     private let interruptHandle: LinuxInterruptHandle
     /// Whether the thread puts its role's filter on, where the process is confined.
     private let isConfined: Bool
+    private let niceness: Int
 
-    private init(_ interruptHandle: LinuxInterruptHandle, isConfined: Bool) {
+    private init(_ interruptHandle: LinuxInterruptHandle, niceness: Int, isConfined: Bool) {
         self.interruptHandle = interruptHandle
+        self.niceness = niceness
         self.isConfined = isConfined
         unsafe wakeUps = .allocate(capacity: 1)
         unsafe wakeUps.initialize(to: Atomic(0))
@@ -101,9 +103,10 @@ import SystemPackage
     static func start(
         _ interruptHandle: LinuxInterruptHandle,
         signal: Int32,
+        niceness: Int,
         isConfined: Bool
     ) throws(SandboxError) -> VirtualCPUThread {
-        let thread = VirtualCPUThread(interruptHandle, isConfined: isConfined)
+        let thread = VirtualCPUThread(interruptHandle, niceness: niceness, isConfined: isConfined)
         var handle = pthread_t()
         let retained = unsafe Unmanaged.passRetained(thread)
         let code = unsafe shim_thread_create(&handle, signal, threadMain, retained.toOpaque())
@@ -364,6 +367,8 @@ import SystemPackage
     fileprivate func main() {
         unsafe shim_thread_set_owner(mark)
         interruptHandle.attach()
+        // It may always be nicer, so this does not fail.
+        if niceness > 0 { _ = nice(Int32(niceness)) }
         var batch: [Work] = []
         batch.reserveCapacity(8)
         while true {

@@ -98,6 +98,14 @@ struct ServeCommand: AsyncParsableCommand {
     )
     var outputLimit: ByteCount?
 
+    @Option(
+        help: ArgumentHelp(
+            "How much guests leave the processors to the server and to others, from 0 to 19; 10 unless given.",
+            valueName: "increment"
+        )
+    )
+    var niceness = 10
+
     @Option(help: "How many calls may wait; 1000 unless given.")
     var queue = 1000
 
@@ -126,6 +134,7 @@ struct ServeCommand: AsyncParsableCommand {
             throw ValidationError("“\(tcp.printable)” is no address; write 127.0.0.1:8080.")
         }
         if let sandboxes, sandboxes < 1 { throw ValidationError("--sandboxes must be at least 1.") }
+        if !(0...19).contains(niceness) { throw ValidationError("--niceness must lie between 0 and 19.") }
         if queue < 0 { throw ValidationError("--queue must not be negative.") }
     }
 
@@ -222,6 +231,7 @@ struct ServeCommand: AsyncParsableCommand {
             configuration.directory = path
         }
         configuration.maximumModuleSize = Int(clamping: moduleSize.bytes)
+        configuration.niceness = niceness
         configuration.callLimits = CallLimits(
             time: timeLimit?.duration,
             cpuTime: cpuLimit?.duration,

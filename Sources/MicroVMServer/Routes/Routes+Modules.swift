@@ -116,6 +116,7 @@ extension Routes {
         settings.pool = pool.minimum...max(pool.minimum, pool.maximum)
         settings.sandbox.memoryLimit = options.memoryBytes ?? configuration.guestMemory
         if let stack = options.stackBytes { settings.sandbox.stackSize = stack }
+        settings.sandbox.niceness = configuration.niceness
         settings.sandbox.initializerTimeLimit = configuration.initializerTime
         settings.sandbox.coreDumps = coreDumps.map { CoreDumpPolicy(directory: $0) }
         settings.callLimits = configuration.callLimits.bounded(
