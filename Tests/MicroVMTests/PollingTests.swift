@@ -98,6 +98,45 @@ enum Polling {
 
     // MARK: - Values
 
+    @Test func `what a tenant's polled calls have passed is not the next one's`() async throws {
+        guard Polling.isPossible else { return }
+        let sandbox = try await Polling.sandbox(.hideout)
+        let snapshot = try await sandbox.snapshot()
+        let (bits, number) = (UInt64(0x5ec7_e75e_c7e7_5ec7), Double(bitPattern: 0x5ec7_e75e_c7e7_5ec7))
+        func pass() async throws {
+            let count: UInt64 = try await Polling.hit(sandbox) {
+                try await sandbox.call(
+                    "count_secrets",
+                    bits,
+                    bits,
+                    bits,
+                    bits,
+                    bits,
+                    bits,
+                    number,
+                    number,
+                    number,
+                    number,
+                    number,
+                    number,
+                    number,
+                    number
+                )
+            }
+            #expect(count == 14)
+        }
+        /// In the registers of a call that passes less than the one before.
+        func secretsLeft() async throws -> UInt64 {
+            try await Polling.hit(sandbox) { try await sandbox.call("count_secrets") }
+        }
+        try await pass()
+        // Else there would be nothing to forget.
+        #expect(try await secretsLeft() == 14)
+        try await pass()
+        try await sandbox.restore(to: snapshot)
+        #expect(try await secretsLeft() == 0)
+    }
+
     @Test func `every kind of value gets through`() async throws {
         let sandbox = try await Polling.sandbox(.arithmetic)
         for number in 0..<Int64(Polling.rounds(1000)) {

@@ -122,6 +122,20 @@ __attribute__((naked)) void look(__attribute__((unused)) bool xsave) {
         "1:\tfxsave64 area(%rip)\n\tret");
 }
 
+static bool is_secret(double number) {
+    uint64_t bits;
+    memcpy(&bits, &number, sizeof bits);
+    return bits == SECRET;
+}
+
+/* How many of the registers for arguments hold the secret. */
+uint64_t count_secrets(uint64_t i0, uint64_t i1, uint64_t i2, uint64_t i3, uint64_t i4, uint64_t i5, double v0,
+                       double v1, double v2, double v3, double v4, double v5, double v6, double v7) {
+    return (i0 == SECRET) + (i1 == SECRET) + (i2 == SECRET) + (i3 == SECRET) + (i4 == SECRET) + (i5 == SECRET) +
+           is_secret(v0) + is_secret(v1) + is_secret(v2) + is_secret(v3) + is_secret(v4) + is_secret(v5) +
+           is_secret(v6) + is_secret(v7);
+}
+
 /* An instruction that is undefined where ring 3 may not read or write the bases of FS and GS. */
 uint64_t read_gs_base(void) {
     uint64_t base;

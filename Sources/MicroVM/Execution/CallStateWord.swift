@@ -36,8 +36,8 @@ import Synchronization
     }
 
     /// The guest has returned, and the call is over, unless it is to end for another reason, which whoever asked for
-    /// that has been promised. What the word was; where that has
-    /// requests, `LinuxInterruptHandle.didEndPolledCall(_:)` must follow.
+    /// that has been promised. What the word was; where that has requests, somebody is to be told
+    /// (`LinuxInterruptHandle.didEndPolledCall(_:)`).
     @inline(__always) func endPolledCall() -> CallState {
         // Acquiring and releasing: partner of `end` and `terminate`. model: polled_end
         update { state in

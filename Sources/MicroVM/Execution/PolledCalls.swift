@@ -9,11 +9,13 @@ import Synchronization
 /// to count the references of those that a call goes through would take as long as the call. All but the baton is
 /// used by who has that.
 @safe struct PolledCalls: @unchecked Sendable {
-    private struct Contents: ~Copyable {
+    @safe private struct Contents: ~Copyable {
         let baton: CallBaton
         let mailbox: Mailbox
-        /// Laid out like the mailbox, where arguments are put together.
-        let staged: Mailbox
+        /// Laid out like the mailbox, where arguments and results are put together: what is left there of one call
+        /// comes to the guest with the next, as what is left in the mailbox does.
+        let page: UnsafeMutableRawBufferPointer
+        var staged: Mailbox { unsafe Mailbox(imitatedBy: page.baseAddress!) }
         /// Where they lie in the arena.
         let arenaStart: UInt64
         // The run loop's, which closes only when there are no calls any more.
@@ -31,18 +33,17 @@ import Synchronization
     /// Whoever holds this may use the calls.
     @safe final class Owner: Sendable {
         let calls: PolledCalls
-        private nonisolated(unsafe) let page: UnsafeMutableRawPointer
 
         init(_ machine: GuestMachine, _ interruptHandle: LinuxInterruptHandle, _ baton: CallBaton) {
             let size = Int(SHIM_MAILBOX_STACK + 8 * SHIM_STACK_ARGUMENTS_MAXIMUM)
-            unsafe page = .allocate(byteCount: size, alignment: 64)
-            unsafe page.initializeMemory(as: UInt8.self, repeating: 0, count: size)
+            let page = UnsafeMutableRawBufferPointer.allocate(byteCount: size, alignment: 64)
+            unsafe page.initializeMemory(as: UInt8.self, repeating: 0)
             let contents = UnsafeMutablePointer<Contents>.allocate(capacity: 1)
             unsafe contents.initialize(
                 to: Contents(
                     baton: baton,
                     mailbox: machine.mailbox,
-                    staged: Mailbox(imitatedBy: page),
+                    page: page,
                     arenaStart: machine.memory.addressSpace.arena.lowerBound,
                     word: interruptHandle.word,
                     interruptHandle: interruptHandle,
@@ -53,9 +54,9 @@ import Synchronization
         }
 
         deinit {
+            unsafe calls.contents.pointee.page.deallocate()
             unsafe calls.contents.deinitialize(count: 1)
             unsafe calls.contents.deallocate()
-            unsafe page.deallocate()
         }
     }
 
@@ -159,6 +160,9 @@ import Synchronization
 
     /// The run loop knows of the call.
     func didPutDown() { unsafe contents.pointee.isUnderWay = false }
+
+    /// Forgets what calls have passed: the guest's next one is another tenant's.
+    func clear() { unsafe contents.pointee.page.initializeMemory(as: UInt8.self, repeating: 0) }
 
     // MARK: Statistics
 

@@ -42,7 +42,7 @@ extension RunLoop {
     /// The same with a host function that has been seen to be quick, whose result is put down for a caller who polls.
     func carryOut(quick body: HostFunction.PlainBody, at index: Int) throws {
         let page = polledCalls.resultPage
-        if observer?.isTracing == true, case .hostFunction(let function) = imports[index] {
+        if let observer, observer.isTracing, case .hostFunction(let function) = imports[index] {
             try inHostCall(at: index, resultIn: page) { reader, writer in
                 try trace(function, &reader, &writer, observer)
             }
@@ -107,9 +107,9 @@ extension RunLoop {
         _ function: HostFunction,
         _ reader: inout GuestValueReader,
         _ writer: inout GuestValueWriter,
-        _ observer: SandboxObserver?
+        _ observer: SandboxObserver
     ) throws {
-        try observer?.traceHostCall(function.name) { try function.call(self, context, &reader, &writer) }
+        try observer.traceHostCall(function.name) { try function.call(self, context, &reader, &writer) }
     }
 
     private var context: HostCallContext {

@@ -222,6 +222,7 @@ import SystemPackage
         // Large, and as a rule not there.
         if hasFault { lastFault = nil }
         suspendedCall = call
+        polledCalls.clear()
         isExitPending = false
         isMachineBroken = false
         interruptHandle.clearInternalStop()
