@@ -4,6 +4,7 @@
 #include "interrupt.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <linux/filter.h>
 #include <linux/fs.h>
 #include <linux/kvm.h>
@@ -15,6 +16,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
+#include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/syscall.h>
 #include <ucontext.h>
@@ -134,6 +136,56 @@ _Noreturn static void end_process(void) {
     _exit(128 + SIGSYS);
 }
 
+// Once a second, where work waits, libdispatch counts how many of its workers are runnable: it opens each one's stat
+// below /proc, and crashes when it cannot. A confined process may open nothing, and a filter does not see paths, so that
+// this is answered here, with a file in memory in which the worker is runnable: libdispatch then replaces no worker that
+// is blocked.
+static int worker_stat = -1;
+
+static void prepare_worker_stat(void) {
+    static const char stat[] = "0 (worker) R\n";
+    int descriptor = memfd_create("worker", MFD_CLOEXEC);
+    if (descriptor < 0) return;
+    // Out of the way of the descriptors that programs count on.
+    int high = fcntl(descriptor, F_DUPFD_CLOEXEC, 100);
+    if (high >= 0) {
+        close(descriptor);
+        descriptor = high;
+    }
+    if (write(descriptor, stat, sizeof stat - 1) == sizeof stat - 1) worker_stat = descriptor;
+}
+
+static const char *skip(const char *text, const char *expected) {
+    while (text && *expected) text = *text++ == *expected++ ? text : NULL;
+    return text;
+}
+
+static const char *skip_number(const char *text) {
+    if (!text || *text < '0' || *text > '9') return NULL;
+    while (*text >= '0' && *text <= '9') text++;
+    return text;
+}
+
+// Whether it is /proc/NUMBER/stat or /proc/NUMBER/task/NUMBER/stat.
+static bool is_stat_path(const char *path) {
+    const char *id = skip_number(skip(path, "/proc/"));
+    const char *thread = skip_number(skip(id, "/task/"));
+    const char *end = skip(thread ? thread : id, "/stat");
+    return end && !*end;
+}
+
+// A descriptor of that file for whoever wants to open a thread's stat, and nothing else; else negative.
+static int open_worker_stat(const struct shim_violation *violation) {
+    if (worker_stat < 0 || thread_role != SHIM_ROLE_PROCESS || violation->system_call != SYS_openat ||
+        (int)violation->arguments[0] != AT_FDCWD || (int)violation->arguments[2] != (O_RDONLY | O_NONBLOCK))
+        return -1;
+    // Of this process: whoever calls with something that is no string ends it, as he would have anyway.
+    if (!is_stat_path((const char *)(uintptr_t)violation->arguments[1])) return -1;
+    // libdispatch's manager does so alone, and reads from one before it opens the next: they may share their position.
+    if (lseek(worker_stat, 0, SEEK_SET) != 0) return -1;
+    return fcntl(worker_stat, F_DUPFD_CLOEXEC, 0);
+}
+
 // What a filter refuses is, as a rule, what no code of this process does: somebody else's code is at work in it, on
 // memory that all threads share. So the process ends before the system call has done anything, whichever thread it was.
 // A host function that nobody thought of is the exception, which is why a virtual CPU's thread can be told to end the
@@ -151,6 +203,12 @@ static void handle_violation(int signal, siginfo_t *information, void *context) 
         .address = (uint64_t)(uintptr_t)information->si_call_addr,
         .has_happened = true,
     };
+    int descriptor = open_worker_stat(&violation);
+    if (descriptor >= 0) {
+        registers[REG_RAX] = descriptor;
+        errno = saved_errno;
+        return;
+    }
     if (ends_calls && thread_role == SHIM_ROLE_VIRTUAL_CPU && shim_interrupt_end_call(SHIM_REASON_CONFINEMENT)) {
         report(&violation, ". The guest call ends.\n");
         last_violation = violation;
@@ -200,6 +258,7 @@ int shim_violations_install(int descriptor, bool ends, const char *const *names,
     report_descriptor = descriptor;
     ends_calls = ends;
     prepare_allocator();
+    prepare_worker_stat();
     for (size_t i = 0; i < count && i < names_maximum; i++) {
         if (names[i]) strncpy(system_call_names[i], names[i], longest_name - 1);
     }

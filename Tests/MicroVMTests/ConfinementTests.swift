@@ -1,4 +1,5 @@
 #if Confinement
+import Dispatch
 import Glibc
 import SystemPackage
 import Testing
@@ -90,6 +91,37 @@ import Testing
         }
     }
 
+    @Test func `the workers of libdispatch may have more to do than they get done`() async throws {
+        await #expect(processExitsWith: .success) {
+            let count = 30 * Int(sysconf(Int32(_SC_NPROCESSORS_ONLN)))
+            try Confinement.apply { $0.permissions = [] }
+            // Where work waits, libdispatch looks at its workers once a second.
+            let group = DispatchGroup()
+            for _ in 0..<count {
+                DispatchQueue.global().async(group: group) {
+                    let end = MonotonicTime.now.nanoseconds + 100_000_000
+                    while MonotonicTime.now.nanoseconds < end {}
+                }
+            }
+            group.wait()
+        }
+    }
+
+    @Test(arguments: ["/proc/1/stat", "/proc/1/task/1/stat"])
+    func `and what they look at is no file`(_ path: String) async throws {
+        await #expect(processExitsWith: .success) { [path = path as String] in
+            try Confinement.apply { $0.permissions = [] }
+            for _ in 0..<3 {
+                let file = path.withCString { unsafe open($0, O_RDONLY | O_NONBLOCK) }
+                precondition(file >= 0)
+                var bytes = [UInt8](repeating: 0, count: 100)
+                let count = unsafe read(file, &bytes, bytes.count)
+                #expect(String(decoding: bytes.prefix(max(count, 0)), as: UTF8.self) == "0 (worker) R\n")
+                close(file)
+            }
+        }
+    }
+
     // MARK: - What is forbidden
 
     @Test(arguments: ForbiddenCall.allCases)
@@ -104,6 +136,14 @@ import Testing
         let report = Self.text(result?.standardErrorContent ?? [])
         #expect(report.contains("confinement violated: thread"), "\(report)")
         #expect(report.contains("(of the process) attempted the system call \(call.rawValue) ("), "\(report)")
+    }
+
+    @Test(arguments: ["/etc/hostname", "/proc/self/stat", "/proc/1/status", "/proc/1/stat/", "/proc/1/task/stat", ""])
+    func `no other file can be opened the way libdispatch does`(_ path: String) async throws {
+        await #expect(processExitsWith: .signal(SIGSYS)) { [path = path as String] in
+            try Confinement.apply { $0.permissions = [] }
+            _ = path.withCString { unsafe open($0, O_RDONLY | O_NONBLOCK) }
+        }
     }
 
     @Test func `what a virtual CPU's thread may not do ends the process with a report`() async throws {
