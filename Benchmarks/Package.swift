@@ -30,6 +30,7 @@ let package = Package(
                 "BenchmarkThreads",
                 "AllocationCounter",
                 .product(name: "MicroVM", package: "swift-microvm"),
+                .product(name: "MicroVMSupervisor", package: "swift-microvm"),
                 .product(name: "ArgumentParser", package: "swift-argument-parser"),
                 .product(name: "SystemPackage", package: "swift-system"),
             ],

@@ -60,7 +60,11 @@ extension Sandbox {
         // Where it is to be put down anyway, that is best done while the guest is at work.
         if isGiven, !calls.expectsHostCalls, calls.returnsSoon() { return true }
         calls.expectsHostCalls = false
-        return try polledRunLoop.goOnPolling(function: function, arguments: arguments, isGiven: isGiven)
+        let hasReturned = reference.duringCall {
+            $0.goOnPolling(function: function, arguments: arguments, isGiven: isGiven)
+        }
+        guard let hasReturned else { throw Self.closed }
+        return hasReturned
     }
 
     /// Where the result is of a call that has returned; ``endPolledCall()`` or ``endPolledCall(with:)`` must follow.
@@ -74,7 +78,7 @@ extension Sandbox {
         calls.baton.giveBack()
     }
 
-    private nonisolated func endPolledCallInRunLoop() { reference.value?.endPolledCall() }
+    private nonisolated func endPolledCallInRunLoop() { reference.duringCall { $0.endPolledCall() } }
 
     /// Ends a call that has returned something else than its caller expects. What it ends with.
     @usableFromInline nonisolated func endPolledCall(with error: SandboxError) -> SandboxError {
@@ -124,8 +128,10 @@ extension Sandbox {
     /// The run loop of a call that has begun: while it is under way the sandbox does not close.
     private nonisolated var polledRunLoop: RunLoop {
         get throws(SandboxError) {
-            guard let runLoop = reference.value else { throw SandboxError(.closed, "This sandbox has been closed.") }
+            guard let runLoop = reference.value else { throw Self.closed }
             return runLoop
         }
     }
+
+    private static var closed: SandboxError { SandboxError(.closed, "This sandbox has been closed.") }
 }

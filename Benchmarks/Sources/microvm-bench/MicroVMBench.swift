@@ -59,7 +59,7 @@ struct MicroVMBench: AsyncParsableCommand {
         let hot = try await HotLoops(modulePath: modulePath)
         let known =
             try Benchmark.all(module: module, library: library) + Benchmark.hot(module, library, hot)
-            + Benchmark.restores(module, restores, large)
+            + Benchmark.restores(module, restores, large, SupervisionLoops(modulePath: modulePath))
         if let stranger = benchmarks.first(where: { name in !known.contains { $0.name == name } }) {
             let names = known.map(\.name).joined(separator: ", ")
             throw ValidationError("There is no benchmark \(stranger). There are: \(names).")

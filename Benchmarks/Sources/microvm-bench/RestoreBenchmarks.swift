@@ -4,7 +4,13 @@ extension Benchmark {
     /// - Parameters:
     ///   - library: with 64 MiB of memory.
     ///   - large: with 1 GiB.
-    static func restores(_ module: RawModule, _ library: RestoreLoops, _ large: RestoreLoops) throws -> [Benchmark] {
+    ///   - supervision: of requests.
+    static func restores(
+        _ module: RawModule,
+        _ library: RestoreLoops,
+        _ large: RestoreLoops,
+        _ supervision: SupervisionLoops
+    ) throws -> [Benchmark] {
         let machine = try RawRestorableMachine(module: module)
         let bareExit = Series(name: "raw_call", sample: machine.guestCall)
         let many = MemoryOfMany()
@@ -71,6 +77,24 @@ extension Benchmark {
                 derived: { medians in
                     guard let one = medians["ours"], let two = medians["two_tasks"] else { return [] }
                     return [("speed_of_two", one.p50 / two.p50)]
+                }
+            ),
+            Benchmark(
+                name: "supervised_call",
+                batch: 500,
+                placement: .anywhere,
+                ours: supervision.supervised(isWatched: true),
+                raw: machine.callWithRestore(pages: 0),
+                others: [
+                    Series(name: "unwatched", sample: supervision.supervised(isWatched: false)),
+                    Series(name: "started", sample: supervision.started),
+                    Series(name: "pool_request", sample: library.poolRequest(tasks: 1)),
+                ],
+                derived: { medians in
+                    guard let ours = medians["ours"] else { return [] }
+                    return ["unwatched", "started", "pool_request"].compactMap { name in
+                        medians[name].map { ("of_\(name)", ours.p50 / $0.p50) }
+                    }
                 }
             ),
             Benchmark(

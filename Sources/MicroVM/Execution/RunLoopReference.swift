@@ -11,7 +11,11 @@ import CShims
     let thread: VirtualCPUThread
     let interruptHandle: LinuxInterruptHandle
     let addressSpace: AddressSpace
-    var value: RunLoop?
+    var value: RunLoop? {
+        didSet { unsafe uncounted = value.map { unsafe Unmanaged.passUnretained($0) } }
+    }
+    /// The same, for those who have no time to count references.
+    private nonisolated(unsafe) var uncounted: Unmanaged<RunLoop>?
     /// Who debugs the sandbox, or waits for somebody who will.
     let debugger = Locked<Debugger?>(nil)
     let looks = LookSchedule()
@@ -32,6 +36,12 @@ import CShims
         self.addressSpace = addressSpace
         self.thread = thread
         self.interruptHandle = interruptHandle
+    }
+
+    /// Uses the run loop of a call that has begun: as long as that is under way the sandbox does not close, and nobody
+    /// has to hold the run loop. Nothing where it is closed all the same.
+    @inline(__always) func duringCall<Result>(_ body: (RunLoop) -> Result) -> Result? {
+        unsafe uncounted.map { unsafe $0._withUnsafeGuaranteedRef(body) }
     }
 
     /// Whether the calling thread is the sandbox's.

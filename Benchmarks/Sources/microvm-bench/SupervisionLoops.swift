@@ -1,0 +1,75 @@
+import MicroVM
+import MicroVMSupervisor
+import SystemPackage
+
+/// The benchmark of what a supervisor adds to a request.
+struct SupervisionLoops: Sendable {
+    private let module: GuestModule
+
+    private static let hostFunctions = [
+        HostFunction("host_add") { (first: UInt64, second: UInt64) in first &+ second }
+    ]
+    /// How many requests one measurement takes.
+    private static let each = 50
+
+    init(modulePath: String) throws {
+        module = try GuestModule(contentsOf: FilePath(modulePath))
+    }
+
+    /// A call that a supervisor runs and tells of: its start, and the wait for its end.
+    ///
+    /// - Parameter isWatched: whether somebody reads the events.
+    func supervised(isWatched: Bool) -> Sampler {
+        { count in
+            let supervisor = Supervisor()
+            var settings = ModuleSettings()
+            settings.hostFunctions = Self.hostFunctions
+            settings.sandbox = .withoutPolling
+            settings.pool = 2...2
+            try await supervisor.register(module, as: "workload", settings: settings)
+            let events = supervisor.events()
+            let reader = isWatched ? Task { for await _ in events {} } : nil
+            let request = CallRequest(module: "workload", function: "add", arguments: [.u64(2), .u64(3)], returns: .u64)
+            let times = try await Self.sample(count) {
+                let id = try await supervisor.start(request)
+                guard case .returned(.u64(5))? = try await supervisor.wait(for: id).outcome else {
+                    throw Errno.protocolError
+                }
+            }
+            await supervisor.shutDown()
+            await reader?.value
+            return times
+        }
+    }
+
+    /// The same call without one: a sandbox that a pool lends, and a call that is started in it, so that it could be
+    /// ended by itself.
+    func started(count: Int) async throws -> [UInt64] {
+        let pool = try await SandboxPool(
+            module,
+            hostFunctions: Self.hostFunctions,
+            configuration: .withoutPolling,
+            size: 2...2
+        )
+        let times = try await Self.sample(count) {
+            let sum = try await pool.withSandbox {
+                try await $0.start("add", UInt64(2), UInt64(3), returning: UInt64.self).result
+            }
+            guard sum == 5 else { throw Errno.protocolError }
+        }
+        await pool.shutDown()
+        return times
+    }
+
+    private static func sample(_ count: Int, _ body: () async throws -> Void) async throws -> [UInt64] {
+        // The first loans find cold memories.
+        for _ in 0..<4 { try await body() }
+        var times: [UInt64] = []
+        for _ in 0..<max(count / each, 1) {
+            let begin = now()
+            for _ in 0..<each { try await body() }
+            times += Array(repeating: (now() - begin) / UInt64(each), count: each)
+        }
+        return Array(times.prefix(count))
+    }
+}
