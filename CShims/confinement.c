@@ -137,9 +137,9 @@ _Noreturn static void end_process(void) {
 }
 
 // Once a second, where work waits, libdispatch counts how many of its workers are runnable: it opens each one's stat
-// below /proc, and crashes when it cannot. A confined process may open nothing, and a filter does not see paths, so that
-// this is answered here, with a file in memory in which the worker is runnable: libdispatch then replaces no worker that
-// is blocked.
+// below /proc, and crashes when it cannot. A confined process may open nothing, and a filter does not see paths, so
+// that this is answered here, with a file in memory in which the worker is runnable: libdispatch then replaces no
+// worker that is blocked.
 static int worker_stat = -1;
 
 static void prepare_worker_stat(void) {
