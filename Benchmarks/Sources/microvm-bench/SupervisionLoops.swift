@@ -29,7 +29,12 @@ struct SupervisionLoops: Sendable {
             try await supervisor.register(module, as: "workload", settings: settings)
             let events = supervisor.events()
             let reader = isWatched ? Task { for await _ in events {} } : nil
-            let request = CallRequest(module: "workload", function: "add", arguments: [.u64(2), .u64(3)], returns: .u64)
+            let request = CallRequest(
+                module: "workload",
+                function: "add",
+                arguments: [.u64(2), .u64(3)],
+                returns: .u64
+            )
             let times = try await Self.sample(count) {
                 let id = try await supervisor.start(request)
                 guard case .returned(.u64(5))? = try await supervisor.wait(for: id).outcome else {
