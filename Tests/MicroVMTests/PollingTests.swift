@@ -405,6 +405,8 @@ enum Polling {
     }
 
     @Test func `a host function that the caller runs does not keep anybody from looking`() async throws {
+        // The host function keeps its thread, which would be the pool's only one.
+        guard Polling.isPossible else { return }
         let begun = Flag()
         let goesOn = Flag()
         let waits = Flag()
