@@ -5,8 +5,8 @@ import CShims
 ///
 /// Unchecked, because the rule is not the compiler's to see: only who has the baton touches `value`. That is code on
 /// the virtual CPU's thread, isolated to the sandbox, in interludes, and in the last block its thread runs; or a caller
-/// while the guest polls. An isolated `deinit` would say
-/// the same, but clients do not compile with optimisation then (Swift 6.3).
+/// while the guest polls. An isolated `deinit` would say the same, but clients do not compile with optimisation then
+/// (Swift 6.3).
 @safe final class RunLoopReference: @unchecked Sendable {
     let thread: VirtualCPUThread
     let interruptHandle: LinuxInterruptHandle
