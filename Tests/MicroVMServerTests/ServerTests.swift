@@ -1,5 +1,6 @@
 #if Server
 import Foundation
+import Glibc
 import MicroVM
 import SystemPackage
 import Testing
@@ -154,6 +155,25 @@ import Testing
                     """#
                 )?["value"] == .string("AwIB")
             )
+        }
+    }
+
+    @Test(arguments: [3, 7]) func `guests leave the processors to the server as far as it says`(
+        _ niceness: Int
+    ) async throws {
+        try await TestServer.with(configure: { $0.niceness = niceness }) { server in
+            try await server.upload("spin")
+            _ = try await server.startSpinning()
+            let own = getpriority(__priority_which_t(PRIO_PROCESS.rawValue), id_t(getpid()))
+            let threads = try FileManager.default.contentsOfDirectory(atPath: "/proc/self/task").compactMap { name in
+                // A thread may have ended since.
+                try? String(contentsOfFile: "/proc/self/task/\(name)/stat", encoding: .utf8)
+            }
+            let values = threads.filter { $0.contains("(microvm-vcpu)") }.map { stat in
+                // The nineteenth field; the second is the name, in parentheses.
+                stat.split(separator: ")")[1].split(separator: " ")[16]
+            }
+            #expect(values.contains { Int32($0) == min(own + Int32(niceness), 19) })
         }
     }
 
