@@ -6,6 +6,7 @@
 
 #include <pthread.h>
 #include <stdlib.h>
+#include <unistd.h>
 
 struct errand {
     struct errand *next;
@@ -140,6 +141,18 @@ static void enqueue_at_later(void *context) {
             enqueuing.job, enqueuing.original.at);
 }
 
+static _Thread_local bool is_nice;
+
+void shim_thread_make_nice(int increment) {
+    // A thread may always be nicer, so this does not fail.
+    (void)!nice(increment);
+    is_nice = true;
+}
+
+// Whether an executor that begins a thread must not do so on this one, because the new one would inherit its filter, or
+// its niceness, which only the privileged can take back.
+static bool begins_no_threads(void) { return is_nice || shim_thread_is_confined(); }
+
 static void hand_over(void (*body)(void *), struct enqueuing enqueuing) {
     struct enqueuing *copy = malloc(sizeof *copy);
     if (!copy) abort();
@@ -148,20 +161,20 @@ static void hand_over(void (*body)(void *), struct enqueuing enqueuing) {
 }
 
 static SWIFT void hook_global(void *job, enqueue original) {
-    if (!shim_thread_is_confined()) return pass_global(job, original);
+    if (!begins_no_threads()) return pass_global(job, original);
     hand_over(enqueue_global_later, (struct enqueuing){.job = job, .original.plain = original});
 }
 static SWIFT void hook_main(void *job, enqueue original) {
-    if (!shim_thread_is_confined()) return pass_main(job, original);
+    if (!begins_no_threads()) return pass_main(job, original);
     hand_over(enqueue_main_later, (struct enqueuing){.job = job, .original.plain = original});
 }
 static SWIFT void hook_after(unsigned long long delay, void *job, enqueue_after original) {
-    if (!shim_thread_is_confined()) return pass_after(delay, job, original);
+    if (!begins_no_threads()) return pass_after(delay, job, original);
     hand_over(enqueue_after_later, (struct enqueuing){.job = job, .original.after = original, .delay = delay});
 }
 static SWIFT void hook_at(long long s, long long ns, long long ts, long long tns, int clock, void *job,
                           enqueue_at original) {
-    if (!shim_thread_is_confined()) return pass_at(s, ns, ts, tns, clock, job, original);
+    if (!begins_no_threads()) return pass_at(s, ns, ts, tns, clock, job, original);
     hand_over(enqueue_at_later, (struct enqueuing){.job = job,
                                                    .original.at = original,
                                                    .times = {s, ns, ts, tns},

@@ -74,8 +74,11 @@ bool shim_ambient_capability(int capability);
 // Errands: what a confined thread may not do is done for it by a thread that has the process's filter only.
 
 // Begins that thread, once. From now on tasks that a confined thread makes runnable are handed to their executors
-// there: an executor may have to begin a thread, which would inherit the filter of whoever begins it. 0 or an errno.
+// there: an executor may have to begin a thread, which would inherit the filter of whoever begins it. Those of a nice
+// thread are, too. 0 or an errno.
 int shim_errands_start(void);
+// Adds to the calling thread's nice value, for good. The errands' thread must have been begun.
+void shim_thread_make_nice(int increment);
 // Runs the body on that thread, and returns when it has run; on the calling thread where that is not confined.
 void shim_errand_run(void (*_Nonnull body)(void *_Nullable), void *_Nullable context);
 

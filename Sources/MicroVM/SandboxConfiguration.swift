@@ -89,8 +89,8 @@ public struct SandboxConfiguration: Sendable {
     /// nice value (sched(7)) of the thread that makes the sandbox. 0 unless set. With 10 a guest that never rests gets
     /// a tenth of a processor that another thread wants, and all of one that nobody does: so whoever watches many
     /// guests is not kept waiting by them. A kill, too, comes no sooner than the guest's thread gets a processor to
-    /// leave the guest on. Threads that are begun on this one begin as nice: those of synchronous host functions, and
-    /// in a process that is not confined a worker of the concurrency pool may be one.
+    /// leave the guest on. Threads that synchronous host functions begin are as nice; the concurrency pool's are not,
+    /// for which tasks that become runnable here are handed on by another thread, as in confined processes.
     public var niceness = 0
     /// Whether the sandbox's thread is confined further than the process is, where that is confined; true unless set.
     /// What synchronous host functions do, they do on this thread: where they open files or begin threads, say false.

@@ -65,6 +65,27 @@ import Testing
         #expect(its == min(nice() + Int32(niceness), 19))
     }
 
+    @Test(.requiresKVM, .timeLimit(.minutes(5)))
+    func `workers of the concurrency pool are no nicer for a sandbox that is`() async throws {
+        await #expect(processExitsWith: .success) {
+            let sandbox = try await Guest.arithmetic.sandbox { $0.niceness = 9 }
+            // Root could take it back.
+            if geteuid() == 0 { precondition(setuid(65534) == 0) }
+            let nice = { @Sendable in getpriority(__priority_which_t(PRIO_PROCESS.rawValue), 0) }
+            let own = nice()
+            let tasks = try await sandbox.run { _ in
+                precondition(nice() == min(own + 9, 19))
+                // All workers are gone, and tasks that this thread makes have the pool begin new ones.
+                sleep(7)
+                return (0..<8).map { _ in Task.detached { nice() } }
+            }
+            for task in tasks {
+                let value = await task.value
+                #expect(value == own)
+            }
+        }
+    }
+
     @Test(.requiresKVM, .timeLimit(.minutes(5)), arguments: [0, 4096, 1 << 20, 5 << 20])
     func `a module that does not fit says what takes the room`(_ limit: UInt64) async throws {
         let error = await #expect(throws: SandboxError.self) {

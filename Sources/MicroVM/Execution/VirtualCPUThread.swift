@@ -106,6 +106,14 @@ import SystemPackage
         niceness: Int,
         isConfined: Bool
     ) throws(SandboxError) -> VirtualCPUThread {
+        let errands = niceness > 0 ? shim_errands_start() : 0
+        guard errands == 0 else {
+            throw SandboxError(
+                .systemCallFailed,
+                "The thread that hands on the tasks of nice ones cannot be begun.",
+                underlyingError: Errno(rawValue: errands)
+            )
+        }
         let thread = VirtualCPUThread(interruptHandle, niceness: niceness, isConfined: isConfined)
         var handle = pthread_t()
         let retained = unsafe Unmanaged.passRetained(thread)
@@ -367,8 +375,7 @@ import SystemPackage
     fileprivate func main() {
         unsafe shim_thread_set_owner(mark)
         interruptHandle.attach()
-        // It may always be nicer, so this does not fail.
-        if niceness > 0 { _ = nice(Int32(niceness)) }
+        if niceness > 0 { shim_thread_make_nice(Int32(niceness)) }
         var batch: [Work] = []
         batch.reserveCapacity(8)
         while true {
