@@ -11,13 +11,9 @@ struct HotLoops {
     private let module: GuestModule
     private let sandbox: Sandbox
 
-    private static let hostFunctions = [
-        HostFunction("host_add") { (first: UInt64, second: UInt64) in first &+ second }
-    ]
-
     init(modulePath: String) async throws {
         module = try GuestModule(contentsOf: FilePath(modulePath))
-        sandbox = try await Sandbox(module, hostFunctions: Self.hostFunctions)
+        sandbox = try await Sandbox(module, hostFunctions: [.hostAdd])
     }
 
     /// `add`: a sample is the time of RAW_HOT_CALLS, divided by as many.
@@ -93,7 +89,7 @@ struct HotLoops {
         try raiseDescriptorLimit()
         var sandboxes: [Sandbox] = []
         for _ in 0..<100 {
-            let sandbox = try await Sandbox(module, hostFunctions: Self.hostFunctions)
+            let sandbox = try await Sandbox(module, hostFunctions: [.hostAdd])
             try await sandbox.run { _ in try Placement.adoptGuest() }
             sandboxes.append(sandbox)
         }

@@ -9,16 +9,12 @@ struct RestoreLoops: Sendable {
     private let snapshot: Snapshot
     private let base: UInt64
 
-    private static let hostFunctions = [
-        HostFunction("host_add") { (first: UInt64, second: UInt64) in first &+ second }
-    ]
-
     /// - Parameter memoryLimit: of the sandbox, in bytes.
     init(modulePath: String, memoryLimit: UInt64 = 64 << 20) async throws {
         module = try GuestModule(contentsOf: FilePath(modulePath))
         var configuration = SandboxConfiguration.withoutPolling
         configuration.memoryLimit = memoryLimit
-        sandbox = try await Sandbox(module, hostFunctions: Self.hostFunctions, configuration: configuration)
+        sandbox = try await Sandbox(module, hostFunctions: [.hostAdd], configuration: configuration)
         base = try await sandbox.call("heap_base")
         snapshot = try await sandbox.snapshot()
     }
@@ -83,7 +79,7 @@ struct RestoreLoops: Sendable {
         var times: [UInt64] = []
         for _ in 0..<count {
             let begin = now()
-            let fork = try await Sandbox(from: snapshot, hostFunctions: Self.hostFunctions)
+            let fork = try await Sandbox(from: snapshot, hostFunctions: [.hostAdd])
             let sum: UInt64 = try await fork.call("add", UInt64(2), UInt64(3))
             times.append(now() - begin)
             guard sum == 5 else { throw Errno.protocolError }
@@ -131,7 +127,7 @@ struct RestoreLoops: Sendable {
     fileprivate func write(size: UInt64, to path: FilePath) async throws {
         var configuration = SandboxConfiguration.withoutPolling
         configuration.memoryLimit = size + 64 << 20
-        let large = try await Sandbox(module, hostFunctions: Self.hostFunctions, configuration: configuration)
+        let large = try await Sandbox(module, hostFunctions: [.hostAdd], configuration: configuration)
         try await large.call("write_pages", base, size / 4096)
         try await large.snapshot().write(to: path)
         await large.close()
@@ -142,7 +138,7 @@ struct RestoreLoops: Sendable {
         let pages: UInt64 = 256
         var configuration = SandboxConfiguration.withoutPolling
         configuration.windowCount = 1
-        let lazy = try await Sandbox(module, hostFunctions: Self.hostFunctions, configuration: configuration)
+        let lazy = try await Sandbox(module, hostFunctions: [.hostAdd], configuration: configuration)
         let bytes = (0..<Int(pages) * 4096).map { $0 % 4096 == 0 ? 1 as UInt8 : 0 }
         let contents = try WindowContents.lazy(.bytes(bytes))
         try await lazy.run { _ in try Placement.adoptGuest() }
@@ -168,7 +164,7 @@ struct RestoreLoops: Sendable {
         { count in
             let pool = try await SandboxPool(
                 module,
-                hostFunctions: Self.hostFunctions,
+                hostFunctions: [.hostAdd],
                 configuration: .withoutPolling,
                 size: 2 * tasks...2 * tasks
             )
@@ -206,7 +202,7 @@ struct RestoreLoops: Sendable {
             let before = MemoryOfMany.Usage()
             for _ in 0..<count {
                 let begin = now()
-                let sandbox = try await Sandbox(module, hostFunctions: Self.hostFunctions)
+                let sandbox = try await Sandbox(module, hostFunctions: [.hostAdd])
                 let sum: UInt64 = try await sandbox.call("add", UInt64(2), UInt64(3))
                 times.append(now() - begin)
                 guard sum == 5 else { throw Errno.protocolError }

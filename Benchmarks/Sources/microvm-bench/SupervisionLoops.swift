@@ -6,9 +6,6 @@ import SystemPackage
 struct SupervisionLoops: Sendable {
     private let module: GuestModule
 
-    private static let hostFunctions = [
-        HostFunction("host_add") { (first: UInt64, second: UInt64) in first &+ second }
-    ]
     /// How many requests one measurement takes.
     private static let each = 50
 
@@ -23,7 +20,7 @@ struct SupervisionLoops: Sendable {
         { count in
             let supervisor = Supervisor()
             var settings = ModuleSettings()
-            settings.hostFunctions = Self.hostFunctions
+            settings.hostFunctions = [.hostAdd]
             settings.sandbox = .withoutPolling
             settings.pool = 2...2
             try await supervisor.register(module, as: "workload", settings: settings)
@@ -52,7 +49,7 @@ struct SupervisionLoops: Sendable {
     func started(count: Int) async throws -> [UInt64] {
         let pool = try await SandboxPool(
             module,
-            hostFunctions: Self.hostFunctions,
+            hostFunctions: [.hostAdd],
             configuration: .withoutPolling,
             size: 2...2
         )
