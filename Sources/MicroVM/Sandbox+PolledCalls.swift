@@ -58,10 +58,16 @@ extension Sandbox {
         let calls = reference.polledCalls
         let isGiven = calls.request(function, arguments)
         // Where it is to be put down anyway, that is best done while the guest is at work.
-        if isGiven, !calls.expectsHostCalls, calls.returnsSoon() { return true }
+        let expectsHostCalls = calls.expectsHostCalls
+        if isGiven, !expectsHostCalls, calls.returnsSoon() { return true }
         calls.expectsHostCalls = false
         let hasReturned = reference.duringCall {
-            $0.goOnPolling(function: function, arguments: arguments, isGiven: isGiven)
+            $0.goOnPolling(
+                function: function,
+                arguments: arguments,
+                isGiven: isGiven,
+                expectsHostCalls: expectsHostCalls
+            )
         }
         guard let hasReturned else { throw Self.closed }
         return hasReturned

@@ -276,6 +276,55 @@ enum Polling {
         await sandbox.close()
     }
 
+    @Test(arguments: [false, true])
+    func `a task that a host function has started is known for as long as it lives`(_ isNested: Bool) async throws {
+        let codes = Recorder<SandboxError.Code?>()
+        let own = Shared<Sandbox>(nil)
+        let (starts, mayEnd, started) = (Flag(), Flag(), Counter())
+        let sandbox = try await Polling.sandbox(
+            interruption,
+            Self.noted { number in
+                guard starts.isSet, let sandbox = own.value else { return Int64(number) }
+                started.next()
+                Task {
+                    while !mayEnd.isSet { try await Task.sleep(for: .milliseconds(1)) }
+                    codes.append(await Polling.ending { try await sandbox.call("answer") })
+                }
+                return Int64(number)
+            }
+        )
+        own.value = sandbox
+        // The call may itself be made for a host function, of another sandbox.
+        let outer = try await interruption.sandbox(
+            [
+                HostFunction("host_wait") { (count: UInt64) async throws in
+                    _ = try await sandbox.call("notes", 5 as UInt64, Int64(count), returning: Int64.self)
+                }
+            ] + Self.noted().filter { $0.name != "host_wait" }
+        )
+        func note(times count: UInt64) async throws {
+            if isNested { return try await outer.call("wait", count) }
+            _ = try await sandbox.call("notes", 5 as UInt64, Int64(count), returning: Int64.self)
+        }
+        for count in [1, 2, 5] as [UInt64] {
+            try await Polling.hit(sandbox) { try await note(times: count) }
+            starts.set()
+            try await Polling.hit(sandbox) { try await note(times: count) }
+            starts.clear()
+            // Others come and go meanwhile, from where nobody knows of it.
+            for _ in 0..<20 { #expect(try await sandbox.call("note", 5 as UInt64, returning: Int64.self) == 5) }
+        }
+        #expect(sandbox.reference.polledCalls.mayBeInChain)
+        mayEnd.set()
+        await waitUntil { codes.count == started.value }
+        #expect(codes.all.allSatisfy { $0 == .reentrantCall } && started.value >= 8)
+        // When they are gone nobody is looked for any more.
+        repeat {
+            try await Polling.hit(sandbox) { try await sandbox.call("note", 5 as UInt64, returning: Int64.self) }
+        } while sandbox.reference.polledCalls.mayBeInChain
+        own.value = nil
+    }
+
     // MARK: - Kills and limits
 
     @Test(arguments: [false, true])

@@ -54,16 +54,34 @@ struct CallMeter: Sendable {
         cpuTimeBegan = MonotonicTime.nanoseconds(of: clock)
     }
 
-    /// The call is over now.
-    @inline(__always) mutating func end() {
-        if beganTicks == nil { ended = .now } else { endedTicks = shim_ticks() }
-        if cpuTimeBegan != nil { cpuTimeEnded = MonotonicTime.nanoseconds(of: clock) }
+    /// The readings of the clocks that a meter goes by.
+    struct Reading {
+        fileprivate var time: MonotonicTime?
+        fileprivate var ticks: UInt64?
+        fileprivate var cpuTime: UInt64?
+    }
+
+    /// What the clocks say now.
+    var reading: Reading {
+        @inline(__always) get {
+            Reading(
+                time: beganTicks == nil ? .now : nil,
+                ticks: beganTicks == nil ? nil : shim_ticks(),
+                cpuTime: cpuTimeBegan == nil ? nil : MonotonicTime.nanoseconds(of: clock)
+            )
+        }
+    }
+
+    /// The call was over at a reading. Reading the clocks is not part of this, so that the compiler sees that nothing
+    /// else can use the meter meanwhile, and need not have that checked.
+    @inline(__always) mutating func end(at reading: Reading) {
+        (ended, endedTicks, cpuTimeEnded) = (reading.time, reading.ticks, reading.cpuTime)
     }
 
     /// What it is if the call is over now.
     func endingNow() -> CallMeter {
         var meter = self
-        meter.end()
+        meter.end(at: reading)
         return meter
     }
 

@@ -115,9 +115,11 @@ import Synchronization
         staged.setFunction(function)
         let isGiven = unsafe contents.pointee.mailbox.request(staged, arguments)
         // What need not come before that is done while the guest is at work.
-        unsafe contents.pointee.memory.returnLentCopies()
-        // Page faults of this thread tell nothing about which pages are written.
-        unsafe contents.pointee.memory.forgetWritten()
+        unsafe Unmanaged.passUnretained(contents.pointee.memory)._withUnsafeGuaranteedRef { memory in
+            memory.returnLentCopies()
+            // Page faults of this thread tell nothing about which pages are written.
+            memory.forgetWritten()
+        }
         return isGiven
     }
 

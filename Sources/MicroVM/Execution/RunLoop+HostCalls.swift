@@ -40,15 +40,18 @@ extension RunLoop {
     }
 
     /// The same with a host function that has been seen to be quick, whose result is put down for a caller who polls.
-    func carryOut(quick body: HostFunction.PlainBody, at index: Int) throws {
+    func carryOutQuickFunction(at index: Int) throws {
         let page = polledCalls.resultPage
         if let observer, observer.isTracing, case .hostFunction(let function) = imports[index] {
             try inHostCall(at: index, resultIn: page) { reader, writer in
                 try trace(function, &reader, &writer, observer)
             }
         } else {
-            try inHostCall(at: index, resultIn: page) { reader, writer in
-                try thread.offeringCustody { try body(&reader, &writer) }
+            // It is given no context, and so needs no number to be told from other host calls by.
+            try withResult(at: index, in: page) { reader, writer in
+                interruptHandle.points.reach(.enteringHostFunction)
+                defer { interruptHandle.points.reach(.leftHostFunction) }
+                try thread.offeringCustody { try unsafe quickFunctions[index]?.body(&reader, &writer) }
             }
         }
     }

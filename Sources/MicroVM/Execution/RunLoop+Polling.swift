@@ -4,6 +4,8 @@ import SystemPackage
 
 /// A call that a caller on another thread makes while the guest polls, as the virtual CPU's thread finds it when it has
 /// been handed over.
+///
+/// Nothing in it has to be released: what can run when one of its values is replaced would have to be watched for.
 struct PolledCall {
     enum Stage {
         /// There is none, or it was not handed over.
@@ -19,21 +21,20 @@ struct PolledCall {
     }
 
     var stage = Stage.none
-    /// What the host function has thrown.
-    var failure: (any Error)?
     /// Whether the guest shall leave, though it may have no reason to.
     var isWanted = false
     /// Whether the caller has waited for as long as callers do.
     var wasTooLong = false
-    /// How KVM_RUN has returned to the thread.
-    var exit: Result<Exit, Errno>?
     /// What is left of when it is handed over.
     var timeLimit, cpuTimeLimit: UInt64?
 }
 
-/// A host function that callers run themselves.
-struct QuickFunction {
+/// A host function that callers run themselves. An object, because a function that is taken out of an array is counted
+/// twice, which takes as long as many a function.
+final class QuickFunction {
     let body: HostFunction.PlainBody
+
+    init(body: @escaping HostFunction.PlainBody) { self.body = body }
 }
 
 /// Calls without an exit: what the virtual CPU's thread does while the guest polls (the article Polling has the
@@ -41,6 +42,9 @@ struct QuickFunction {
 extension RunLoop {
     /// After how long at most a guest is looked after that polls, or pretends to.
     private static let watchNanoseconds: UInt64 = 10_000_000
+
+    /// How long a caller whose host calls keep coming does not look at anything else.
+    private static let lookNanoseconds: UInt64 = 1000
 
     /// Lets the guest poll for calls, as long as it pays. Whether it has, or has come to nothing because of work.
     func pollForCalls() -> Bool {
@@ -51,6 +55,8 @@ extension RunLoop {
         let clock = PollingClock.shared
         callerTicks = clock.ticks(in: pollingPlan?.callerMaximum ?? 0)
         quickTicks = clock.ticks(in: pollingPlan?.quickNanoseconds ?? 0)
+        lookTicks = clock.ticks(in: Self.lookNanoseconds)
+        callersYield = pollingPlan?.yields == true
         threadClock = CallMeter.ownCPUClock
         answersPolledHostCalls = !shim_thread_is_confined()
         polledCalls.areSimple =
@@ -81,7 +87,7 @@ extension RunLoop {
         )
         // A call that goes on from here is like any other.
         pollingPlan?.end(calls: calls)
-        polledCall.exit = exit
+        polledExit = exit
         if isInCall { thread.runContinuation() } else { checkIdleGuest(exit) }
         return true
     }
@@ -152,10 +158,10 @@ extension RunLoop {
     }
 
     private func goOnWithPolledCall() throws -> CallState.Reason? {
-        let (stage, exit) = (polledCall.stage, polledCall.exit)
-        (polledCall.stage, polledCall.exit) = (.none, nil)
-        if let error = polledCall.failure {
-            polledCall.failure = nil
+        let (stage, exit) = (polledCall.stage, polledExit)
+        (polledCall.stage, polledExit) = (.none, nil)
+        if let error = polledFailure {
+            polledFailure = nil
             throw examined(error, isFinal: true) ?? error
         }
         if let reason = interruptHandle.pendingReason { return reason }
@@ -205,42 +211,81 @@ extension RunLoop {
 
     /// Goes on with a call that the guest has, if it was still there to take it. Whether the guest has returned: else
     /// the call is to be handed over.
-    func goOnPolling(function: UInt64, arguments: borrowing GuestValueWriter, isGiven: Bool) -> Bool {
+    func goOnPolling(
+        function: UInt64,
+        arguments: borrowing GuestValueWriter,
+        isGiven: Bool,
+        expectsHostCalls: Bool
+    ) -> Bool {
         if polledCalls.isUnderWay { putDownPolledCall() }
         calledFunction = function
         arenaPosition = arguments.arenaPosition
         observer?.callBegins(self)
         hasEnteredGuest = true
         polledCall.stage = isGiven ? .begun : .undelivered
-        guard isGiven, pollToReturn() else { return false }
+        guard isGiven, pollToReturn(expectsHostCalls) else { return false }
         polledCall.stage = .none
         return true
     }
 
-    private func pollToReturn() -> Bool {
-        let mailbox = machine.mailbox
+    private enum Progress {
+        /// The guest has returned, and the call is over.
+        case returned
+        /// The guest has its answer, and goes on.
+        case answered
+        /// The call is to be handed over.
+        case left
+    }
+
+    /// Waits for the guest to return, and answers its host calls. Whether it has, and the call is over.
+    private func pollToReturn(_ expectsHostCalls: Bool) -> Bool {
         // For all of the call: a guest that is always answered must not keep the caller's thread either.
-        let began = shim_ticks()
+        let began = meter.beganTicks ?? shim_ticks()
+        if expectsHostCalls {
+            // Most that make host calls make one. The task gets to know whom its function keeps waiting, and to forget
+            // it, while the guest is at work, and not while that waits for the answer.
+            switch withinChain({ poll(since: began, untilAnswered: true) }) {
+            case .returned: return true
+            case .left: return false
+            case .answered: break
+            }
+        }
+        return poll(since: began) == .returned
+    }
+
+    private func poll(since began: UInt64, untilAnswered: Bool = false) -> Progress {
+        let mailbox = machine.mailbox
+        var looked = began
         while true {
             switch polledCalls.poll() {
-            case SHIM_OWNER_IDLE: return interruptHandle.endPolledCall()
+            case SHIM_OWNER_IDLE: return interruptHandle.endPolledCall() ? .returned : .left
             case SHIM_OWNER_HOST_CALL:
                 polledCalls.expectsHostCalls = true
+                guard isChainBound else {
+                    return withinChain { poll(since: began) }
+                }
                 let now = shim_ticks()
                 polledCall.wasTooLong = now &- began >= callerTicks
-                guard answerPolledHostCall(now) else { return false }
+                // Now and then, as at the call's beginning: nobody notices who waits for that.
+                var isDisturbed = polledCall.wasTooLong
+                if !isDisturbed, now &- looked >= lookTicks {
+                    isDisturbed = isPolledCallDisturbed
+                    looked = now
+                }
+                guard answerPolledHostCall(now, orLeave: isDisturbed) else { return .left }
+                if untilAnswered { return .answered }
             case SHIM_OWNER_GUEST_POLLED:
                 let isTooLong = shim_ticks() &- began >= callerTicks
                 guard isTooLong || isPolledCallDisturbed else {
-                    if pollingPlan?.yields == true { shim_thread_yield() }
+                    if callersYield { shim_thread_yield() }
                     continue
                 }
                 // From now on what the guest does ends in an exit. If it has done something just now, that counts.
                 guard mailbox.change(SHIM_OWNER_GUEST_POLLED, to: SHIM_OWNER_GUEST) else { continue }
                 polledCall.wasTooLong = isTooLong
-                return false
+                return .left
             // It is about to leave; or it has written something there, and will have to leave for the call to end.
-            default: return false
+            default: return .left
             }
         }
     }
@@ -254,11 +299,15 @@ extension RunLoop {
     }
 
     /// Answers a host call, where that is soon done. Whether the guest has the answer and goes on.
-    private func answerPolledHostCall(_ now: UInt64) -> Bool {
+    ///
+    /// - Parameters:
+    ///   - now: when the host call was found.
+    ///   - isDisturbed: whether the thread is to answer it in any case.
+    private func answerPolledHostCall(_ now: UInt64, orLeave isDisturbed: Bool) -> Bool {
         let mailbox = machine.mailbox
         let index = mailbox.importIndex
-        guard answersPolledHostCalls, !polledCall.wasTooLong, !isPolledCallDisturbed,
-            unsafe index < UInt64(quickFunctions.count), let function = unsafe quickFunctions[Int(index)]
+        guard answersPolledHostCalls, !isDisturbed,
+            unsafe index < UInt64(quickFunctions.count), unsafe quickFunctions[Int(index)] != nil
         else {
             // The thread answers.
             _ = mailbox.change(SHIM_OWNER_HOST_CALL, to: SHIM_OWNER_LEAVE)
@@ -273,15 +322,14 @@ extension RunLoop {
             return false
         }
         polledCalls.mayBeInChain = true
+        // When the guest has its answer.
+        defer { if shim_ticks() &- now > quickTicks { unsafe quickFunctions[Int(index)] = nil } }
         do {
-            try HostCallChain.$current.withValue(.extended(by: chain)) {
-                try carryOut(quick: function.body, at: Int(index))
-            }
+            try carryOutQuickFunction(at: Int(index))
         } catch {
-            (polledCall.stage, polledCall.failure, polledCall.isWanted) = (.failed, error, true)
+            (polledCall.stage, polledFailure, polledCall.isWanted) = (.failed, error, true)
             return false
         }
-        if shim_ticks() &- now > quickTicks { unsafe quickFunctions[Int(index)] = nil }
         let mayGoOn = interruptHandle.enterAfterPolledHostCall()
         mailbox.setAnswer(polledCalls.resultPage)
         guard mayGoOn else {
@@ -299,7 +347,7 @@ extension RunLoop {
 
     /// A call is over that was made while the guest polls.
     func endPolledCall() {
-        meter.end()
+        meter.end(at: meter.reading)
         polledCalls.end()
         isInCall = false
         currentImport = nil

@@ -76,8 +76,9 @@ import SystemPackage
     @exclusivity(unchecked) var hostCalls: [UInt64] = []
     var hostCallCount: UInt64 = 0
     /// Whom the host functions of a call keep waiting: this sandbox, if nobody waits for the call.
-    let chain: HostCallChain
-    private var isChainBound = false
+    private(set) var chain: HostCallChain
+    /// Whether the task that makes the call knows of that.
+    private(set) var isChainBound = false
     /// How many of the calls under way were made from inside a host call.
     var depth = 0
     /// The task that has code run on this thread, if there is one: the last one that has begun with that.
@@ -89,6 +90,10 @@ import SystemPackage
     let polledCalls: PolledCalls
     /// The call that a caller makes meanwhile.
     var polledCall = PolledCall()
+    /// What its host function has thrown.
+    var polledFailure: (any Error)?
+    /// How KVM_RUN has returned to the thread.
+    var polledExit: Result<Exit, Errno>?
     /// Has the thread look after a guest that polls.
     let watch = LimitTimer(nil)
     /// The clock of the thread's CPU time.
@@ -97,10 +102,13 @@ import SystemPackage
     var answersPolledHostCalls = false
     /// The host functions that callers run themselves, where their imports are.
     @exclusivity(unchecked) var quickFunctions: [QuickFunction?]
-    /// How long a caller polls before it is suspended, and how long a quick host function takes at most, in ticks of
-    /// the processor's clock.
+    /// How long a caller polls before it is suspended, how long a quick host function takes at most, and how long a
+    /// caller does not look at anything else, in ticks of the processor's clock.
     var callerTicks: UInt64 = 0
     var quickTicks: UInt64 = 0
+    var lookTicks: UInt64 = 0
+    /// Whether a caller that polls lets others have the processor in between.
+    var callersYield = false
     /// The debugger that looks at this sandbox, as of the last time it has asked for attention.
     var debugger: Debugger?
     /// What has been done to the guest for it.
@@ -123,7 +131,7 @@ import SystemPackage
         self.configuration = configuration
         unsafe self.reference = reference
         observer = SandboxObserver(module, configuration)
-        chain = HostCallChain(reference, outer: nil)
+        chain = HostCallChain(reference)
         interruptHandle = reference.interruptHandle
         thread = reference.thread
         debuggerSlot = reference.debugger
@@ -238,7 +246,7 @@ import SystemPackage
         isInCall = false
         currentImport = nil
         firstCause = nil
-        meter.end()
+        meter.end(at: meter.reading)
         reportEnd()
         interruptHandle.endCall()
     }
@@ -438,13 +446,22 @@ import SystemPackage
     /// Goes on from a call's first host call, with the task knowing whom its host functions keep waiting: the tasks
     /// they start inherit that. Once for all host calls, and not for calls that make none.
     private func runToReturnWithinChain() throws -> CallState.Reason? {
-        isChainBound = true
         polledCalls.mayBeInChain = true
-        defer { isChainBound = false }
-        return try HostCallChain.$current.withValue(.extended(by: chain)) {
+        return try withinChain {
             try answerHostCall()
             return try runToReturn()
         }
+    }
+
+    /// Has the task know whom the host functions keep waiting that run meanwhile. Afterwards, as a rule, nobody does:
+    /// unless one of them has begun a task.
+    func withinChain<Result>(_ body: () throws -> Result) rethrows -> Result {
+        isChainBound = true
+        defer {
+            isChainBound = false
+            polledCalls.mayBeInChain = !isKnownUniquelyReferenced(&chain)
+        }
+        return try HostCallChain.$current.withValue(.extended(by: chain), operation: body)
     }
 
     /// KVM_RUN has failed: as a rule because memory could not be had that the guest has touched.

@@ -5,15 +5,22 @@ final class HostCallChain: Sendable {
 
     private let reference: RunLoopReference
     private let outer: HostCallChain?
+    /// The sandbox's own link, which this one stands for.
+    private let own: HostCallChain?
 
-    init(_ reference: RunLoopReference, outer: HostCallChain?) {
+    private init(_ reference: RunLoopReference, outer: HostCallChain?, standingFor own: HostCallChain?) {
         self.reference = reference
         self.outer = outer
+        self.own = own
     }
+
+    /// The link of a sandbox that nobody else waits for. While only its run loop refers to it, there is no task that
+    /// knows of a host function of that sandbox.
+    convenience init(_ reference: RunLoopReference) { self.init(reference, outer: nil, standingFor: nil) }
 
     /// What the host functions of a sandbox bind: the sandbox, and whom the current task keeps waiting already.
     static func extended(by own: HostCallChain) -> HostCallChain {
-        current.map { HostCallChain(own.reference, outer: $0) } ?? own
+        current.map { HostCallChain(own.reference, outer: $0, standingFor: own) } ?? own
     }
 
     /// Refuses a call of a sandbox that the current task's own host function keeps waiting.
