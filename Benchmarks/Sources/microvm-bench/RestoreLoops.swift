@@ -168,29 +168,13 @@ struct RestoreLoops: Sendable {
                 configuration: .withoutPolling,
                 size: 2 * tasks...2 * tasks
             )
-            // The first loans find cold memories.
-            for _ in 0..<4 * tasks { try await Self.request(pool) }
-            var times: [UInt64] = []
-            let each = 50
-            for _ in 0..<max(count / each, 1) {
-                let begin = now()
-                try await withThrowingTaskGroup { group in
-                    for _ in 0..<tasks {
-                        group.addTask { for _ in 0..<each / tasks { try await Self.request(pool) } }
-                    }
-                    try await group.waitForAll()
-                }
-                let time = (now() - begin) / UInt64(each / tasks * tasks)
-                times += Array(repeating: time, count: each)
+            let times = try await requestTimes(count, tasks: tasks) {
+                let sum: UInt64 = try await pool.withSandbox { try await $0.call("add", UInt64(2), UInt64(3)) }
+                guard sum == 5 else { throw Errno.protocolError }
             }
             await pool.shutDown()
-            return Array(times.prefix(count))
+            return times
         }
-    }
-
-    private static func request(_ pool: SandboxPool) async throws {
-        let sum: UInt64 = try await pool.withSandbox { try await $0.call("add", UInt64(2), UInt64(3)) }
-        guard sum == 5 else { throw Errno.protocolError }
     }
 
     /// So many sandboxes at once, each called; a sample is the time for one.

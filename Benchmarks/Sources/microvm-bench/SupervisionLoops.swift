@@ -6,9 +6,6 @@ import SystemPackage
 struct SupervisionLoops: Sendable {
     private let module: GuestModule
 
-    /// How many requests one measurement takes.
-    private static let each = 50
-
     init(modulePath: String) throws {
         module = try GuestModule(contentsOf: FilePath(modulePath))
     }
@@ -32,7 +29,7 @@ struct SupervisionLoops: Sendable {
                 arguments: [.u64(2), .u64(3)],
                 returns: .u64
             )
-            let times = try await Self.sample(count) {
+            let times = try await requestTimes(count) {
                 let id = try await supervisor.start(request)
                 guard case .returned(.u64(5))? = try await supervisor.wait(for: id).outcome else {
                     throw Errno.protocolError
@@ -53,7 +50,7 @@ struct SupervisionLoops: Sendable {
             configuration: .withoutPolling,
             size: 2...2
         )
-        let times = try await Self.sample(count) {
+        let times = try await requestTimes(count) {
             let sum = try await pool.withSandbox {
                 try await $0.start("add", UInt64(2), UInt64(3), returning: UInt64.self).result
             }
@@ -61,17 +58,5 @@ struct SupervisionLoops: Sendable {
         }
         await pool.shutDown()
         return times
-    }
-
-    private static func sample(_ count: Int, _ body: () async throws -> Void) async throws -> [UInt64] {
-        // The first loans find cold memories.
-        for _ in 0..<4 { try await body() }
-        var times: [UInt64] = []
-        for _ in 0..<max(count / each, 1) {
-            let begin = now()
-            for _ in 0..<each { try await body() }
-            times += Array(repeating: (now() - begin) / UInt64(each), count: each)
-        }
-        return Array(times.prefix(count))
     }
 }
