@@ -410,6 +410,32 @@ enum Polling {
         }
     }
 
+    @Test(arguments: [Duration.zero, .nanoseconds(-1)])
+    func `a limit that has passed already lets no guest code run that polls for it`(_ limit: Duration) async throws {
+        let notes = Counter()
+        let sandbox = try await Polling.sandbox(
+            interruption,
+            Self.noted { number in
+                notes.next()
+                return Int64(number)
+            }
+        )
+        #expect(try await sandbox.call("answer", timeLimit: .seconds(60), cpuTimeLimit: .seconds(60)) == 42)
+        for function in ["answer", "note"] {
+            for _ in 0..<10 {
+                _ = try await Polling.hit(sandbox) {
+                    try await sandbox.call("note", 1 as UInt64, returning: Int64.self)
+                }
+                let before = notes.value
+                let time = await Polling.ending { try await sandbox.call(function, 1 as UInt64, timeLimit: limit) }
+                let cpuTime = await Polling.ending {
+                    try await sandbox.call(function, 1 as UInt64, cpuTimeLimit: limit)
+                }
+                #expect(time == .timeLimitExceeded && cpuTime == .cpuTimeLimitExceeded && notes.value == before)
+            }
+        }
+    }
+
     @Test func `a debugger's interruption comes before the next call`() async throws {
         let sandbox = try await Polling.sandbox(interruption, Self.noted())
         for _ in 0..<Polling.rounds(500) {

@@ -2,6 +2,27 @@ import CShims
 
 /// What the guest asks of the host.
 extension RunLoop {
+    /// Goes on from a call's first host call, with the task knowing whom its host functions keep waiting: the tasks
+    /// they start inherit that. Once for all host calls, and not for calls that make none.
+    func runToReturnWithinChain() throws -> CallState.Reason? {
+        polledCalls.mayBeInChain = true
+        return try withinChain {
+            try answerHostCall()
+            return try runToReturn()
+        }
+    }
+
+    /// Has the task know whom the host functions keep waiting that run meanwhile. Afterwards, as a rule, nobody does:
+    /// unless one of them has begun a task.
+    func withinChain<Result>(_ body: () throws -> Result) rethrows -> Result {
+        isChainBound = true
+        defer {
+            isChainBound = false
+            polledCalls.mayBeInChain = !isKnownUniquelyReferenced(&chain)
+        }
+        return try HostCallChain.$current.withValue(.extended(by: chain), operation: body)
+    }
+
     func answerHostCall() throws {
         do {
             try carryOutHostCall()
@@ -39,7 +60,7 @@ extension RunLoop {
         }
     }
 
-    /// The same with a host function that has been seen to be quick, whose result is put down for a caller who polls.
+    /// The same with a host function that is there as a quick one, whose result is put down for a caller who polls.
     func carryOutQuickFunction(at index: Int) throws {
         let page = polledCalls.resultPage
         if let observer, observer.isTracing, case .hostFunction(let function) = imports[index] {

@@ -56,7 +56,6 @@ extension RunLoop {
         callerTicks = clock.ticks(in: pollingPlan?.callerMaximum ?? 0)
         quickTicks = clock.ticks(in: pollingPlan?.quickNanoseconds ?? 0)
         lookTicks = clock.ticks(in: Self.lookNanoseconds)
-        callersYield = pollingPlan?.yields == true
         threadClock = CallMeter.ownCPUClock
         answersPolledHostCalls = !shim_thread_is_confined()
         polledCalls.areSimple =
@@ -189,8 +188,10 @@ extension RunLoop {
     func beginPolledCall(_ timeLimit: Duration?, _ cpuTimeLimit: Duration?) -> Bool {
         let timeLimit = timeLimit ?? configuration.timeLimit
         let cpuTimeLimit = cpuTimeLimit ?? configuration.cpuTimeLimit
-        // Only the thread can make timers.
+        // Only the thread can make timers. And a limit that has passed already ends the call before it begins, whereas
+        // a caller looks at the clock only after a while.
         guard timeLimit == nil || timer.isMade, cpuTimeLimit == nil || cpuTimer.isMade,
+            timeLimit ?? .seconds(1) > .zero, cpuTimeLimit ?? .seconds(1) > .zero,
             let number = interruptHandle.beginPolledCall()
         else { return false }
         beginCall(number)

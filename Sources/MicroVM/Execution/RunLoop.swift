@@ -76,9 +76,9 @@ import SystemPackage
     @exclusivity(unchecked) var hostCalls: [UInt64] = []
     var hostCallCount: UInt64 = 0
     /// Whom the host functions of a call keep waiting: this sandbox, if nobody waits for the call.
-    private(set) var chain: HostCallChain
+    var chain: HostCallChain
     /// Whether the task that makes the call knows of that.
-    private(set) var isChainBound = false
+    var isChainBound = false
     /// How many of the calls under way were made from inside a host call.
     var depth = 0
     /// The task that has code run on this thread, if there is one: the last one that has begun with that.
@@ -107,8 +107,8 @@ import SystemPackage
     var callerTicks: UInt64 = 0
     var quickTicks: UInt64 = 0
     var lookTicks: UInt64 = 0
-    /// Whether a caller that polls lets others have the processor in between.
-    var callersYield = false
+    /// What the plan says of that, apart from what changes in it.
+    let callersYield: Bool
     /// The debugger that looks at this sandbox, as of the last time it has asked for attention.
     var debugger: Debugger?
     /// What has been done to the guest for it.
@@ -138,6 +138,7 @@ import SystemPackage
         arenaPosition = machine.memory.addressSpace.arena.lowerBound
         polledCalls = reference.polledCalls
         pollingPlan = PollingPlan(configuration.polling, configuration.pollingTrial)
+        callersYield = pollingPlan?.yields == true
         unsafe quickFunctions = Array(repeating: nil, count: imports.count)
         unsafe hostCalls.reserveCapacity(configuration.maximumCallDepth + 1)
         unsafe interruptHandle.setImmediateExit(machine.virtualCPU.immediateExit)
@@ -442,27 +443,6 @@ import SystemPackage
 
     /// Whether nobody can end the call any more once it has faulted: a debugger may look at it first, for long.
     private var settlesFaults: Bool { depth == 0 && debugger == nil }
-
-    /// Goes on from a call's first host call, with the task knowing whom its host functions keep waiting: the tasks
-    /// they start inherit that. Once for all host calls, and not for calls that make none.
-    private func runToReturnWithinChain() throws -> CallState.Reason? {
-        polledCalls.mayBeInChain = true
-        return try withinChain {
-            try answerHostCall()
-            return try runToReturn()
-        }
-    }
-
-    /// Has the task know whom the host functions keep waiting that run meanwhile. Afterwards, as a rule, nobody does:
-    /// unless one of them has begun a task.
-    func withinChain<Result>(_ body: () throws -> Result) rethrows -> Result {
-        isChainBound = true
-        defer {
-            isChainBound = false
-            polledCalls.mayBeInChain = !isKnownUniquelyReferenced(&chain)
-        }
-        return try HostCallChain.$current.withValue(.extended(by: chain), operation: body)
-    }
 
     /// KVM_RUN has failed: as a rule because memory could not be had that the guest has touched.
     private func failure(of error: Errno) -> any Error {

@@ -5,7 +5,8 @@ final class HostCallChain: Sendable {
 
     private let reference: RunLoopReference
     private let outer: HostCallChain?
-    /// The sandbox's own link, which this one stands for.
+    /// The sandbox's own link, which this one stands for. Nobody reads it: that there is a task that knows of this one
+    /// is found by it.
     private let own: HostCallChain?
 
     private init(_ reference: RunLoopReference, outer: HostCallChain?, standingFor own: HostCallChain?) {
