@@ -1,15 +1,25 @@
 import Glibc
 
-/// What this process has.
+/// What this process has. Counted in the order in which a sandbox that ends gives it back, so that where no thread and
+/// no machine is seen, nothing of them is counted either.
 struct Resources: CustomStringConvertible {
-    var descriptors = Self.entries(of: "/proc/self/fd")
-    /// Those of virtual machines and virtual CPUs.
-    var machineDescriptors = Self.descriptorTargets.count { $0.hasPrefix("anon_inode:kvm-") }
-    var threads = Self.entries(of: "/proc/self/task")
     /// Those that sandboxes have begun.
-    var sandboxThreads = Self.sandboxThreads()
-    var mappings = Self.lines(of: "/proc/self/maps").count
-    var residentKibibytes = Self.residentKibibytes()
+    let sandboxThreads = Self.sandboxThreads()
+    let threads = Self.names(in: "/proc/self/task").count
+    let descriptors: Int
+    /// Those of virtual machines and virtual CPUs.
+    let machineDescriptors: Int
+    let mappings: Int
+    let residentKibibytes: Int
+
+    init() {
+        // From one list: of what is being closed, all is there in it or a part that says so.
+        let targets = Self.descriptorTargets
+        descriptors = targets.count
+        machineDescriptors = targets.count { $0.hasPrefix("anon_inode:kvm-") }
+        mappings = Self.lines(of: "/proc/self/maps").count
+        residentKibibytes = Self.residentKibibytes()
+    }
 
     var description: String {
         """
@@ -29,8 +39,6 @@ struct Resources: CustomStringConvertible {
             return length > 0 ? String(decoding: buffer[..<length], as: UTF8.self) : nil
         }
     }
-
-    private static func entries(of folder: String) -> Int { names(in: folder).count }
 
     private static func names(in folder: String) -> [String] {
         // The stream is this function's until it is closed, and an entry good until the next one is read.
