@@ -15,27 +15,13 @@ public struct GuestCall<Result: Sendable>: Sendable {
     private let reference: RunLoopReference
     private let task: Task<Result, any Error>
 
-    init(
-        _ sandbox: Sandbox,
-        timeLimit: Duration?,
-        cpuTimeLimit: Duration?,
-        executorPreference: (any TaskExecutor)? = nil,
-        _ body: @escaping @Sendable (CallOptions) async throws -> Result
-    ) {
-        let pending = PendingCall()
-        let options = CallOptions(timeLimit: timeLimit, cpuTimeLimit: cpuTimeLimit, pending: pending)
-        reference = sandbox.reference
-        killSwitch = KillSwitch(call: pending, interruptHandle: sandbox.interruptHandle)
+    init(_ prepared: PreparedCall<Result>, executorPreference: (any TaskExecutor)? = nil) {
+        // Not the whole, which would keep the sandbox when the call is long over.
+        killSwitch = prepared.killSwitch
+        reference = prepared.reference
         // Whoever starts it does not have to wait for it, also when that is a host function.
         task = HostCallChain.$current.withValue(nil) {
-            Task(executorPreference: executorPreference) {
-                defer { pending.end() }
-                do {
-                    return try await body(options)
-                } catch {
-                    throw pending.error(insteadOf: error)
-                }
-            }
+            Task(executorPreference: executorPreference) { try await prepared.run() }
         }
     }
 
@@ -78,12 +64,15 @@ extension Sandbox {
         cpuTimeLimit: Duration? = nil,
         returning resultType: Result.Type = Result.self
     ) throws(SandboxError) -> GuestCall<Result> {
-        let offset = try module.exportedFunction(named: name).address
-        return GuestCall(self, timeLimit: timeLimit, cpuTimeLimit: cpuTimeLimit) { options in
-            try await self.perform(offset, repeat each argument, options: options) { reader throws(SandboxError) in
-                try Result.load(from: &reader)
-            }
-        }
+        GuestCall(
+            try prepareCall(
+                name,
+                repeat each argument,
+                timeLimit: timeLimit,
+                cpuTimeLimit: cpuTimeLimit,
+                returning: resultType
+            )
+        )
     }
 
     /// Starts a call of a function that returns nothing.
@@ -95,10 +84,7 @@ extension Sandbox {
         timeLimit: Duration? = nil,
         cpuTimeLimit: Duration? = nil
     ) throws(SandboxError) -> GuestCall<Void> {
-        let offset = try module.exportedFunction(named: name).address
-        return GuestCall(self, timeLimit: timeLimit, cpuTimeLimit: cpuTimeLimit) { options in
-            try await self.perform(offset, repeat each argument, options: options) { _ in }
-        }
+        GuestCall(try prepareCall(name, repeat each argument, timeLimit: timeLimit, cpuTimeLimit: cpuTimeLimit))
     }
 
     /// Starts a call with arguments whose types are known only at run time.
@@ -114,17 +100,16 @@ extension Sandbox {
         executorPreference: (any TaskExecutor)? = nil,
         returning resultType: Result.Type = Result.self
     ) throws(SandboxError) -> GuestCall<Result> {
-        let offset = try module.exportedFunction(named: name).address
-        return GuestCall(
-            self,
-            timeLimit: timeLimit,
-            cpuTimeLimit: cpuTimeLimit,
+        GuestCall(
+            try prepareCall(
+                name,
+                arguments: arguments,
+                timeLimit: timeLimit,
+                cpuTimeLimit: cpuTimeLimit,
+                returning: resultType
+            ),
             executorPreference: executorPreference
-        ) { options in
-            try await self.perform(offset, arguments: arguments, options: options) { reader throws(SandboxError) in
-                try Result.load(from: &reader)
-            }
-        }
+        )
     }
 
     /// Starts a call of a function that returns nothing, with arguments whose types are known only at run time.
@@ -137,14 +122,9 @@ extension Sandbox {
         cpuTimeLimit: Duration? = nil,
         executorPreference: (any TaskExecutor)? = nil
     ) throws(SandboxError) -> GuestCall<Void> {
-        let offset = try module.exportedFunction(named: name).address
-        return GuestCall(
-            self,
-            timeLimit: timeLimit,
-            cpuTimeLimit: cpuTimeLimit,
+        GuestCall(
+            try prepareCall(name, arguments: arguments, timeLimit: timeLimit, cpuTimeLimit: cpuTimeLimit),
             executorPreference: executorPreference
-        ) { options in
-            try await self.perform(offset, arguments: arguments, options: options) { _ in }
-        }
+        )
     }
 }

@@ -58,7 +58,18 @@ extension GuestFunction where Result: Sendable {
         timeLimit: Duration? = nil,
         cpuTimeLimit: Duration? = nil
     ) -> GuestCall<Result> {
-        GuestCall(sandbox, timeLimit: timeLimit, cpuTimeLimit: cpuTimeLimit) { options in
+        GuestCall(prepareCall(repeat each argument, timeLimit: timeLimit, cpuTimeLimit: cpuTimeLimit))
+    }
+
+    /// Prepares a call, which can be ended by itself, to be made by whoever calls ``PreparedCall/run()``.
+    ///
+    /// - Parameters: as those of ``callAsFunction(_:timeLimit:cpuTimeLimit:)``.
+    public func prepareCall(
+        _ argument: repeat each Argument,
+        timeLimit: Duration? = nil,
+        cpuTimeLimit: Duration? = nil
+    ) -> PreparedCall<Result> {
+        PreparedCall(sandbox, timeLimit: timeLimit, cpuTimeLimit: cpuTimeLimit) { options in
             try await sandbox.perform(offset, repeat each argument, options: options, load: load)
         }
     }

@@ -80,17 +80,9 @@ extension Sandbox {
         returning resultType: Result.Type = Result.self
     ) -> GuestCall<Result> {
         GuestCall(
-            self,
-            timeLimit: timeLimit,
-            cpuTimeLimit: cpuTimeLimit,
+            prepareResuming(timeLimit: timeLimit, cpuTimeLimit: cpuTimeLimit, returning: resultType),
             executorPreference: executorPreference
-        ) { options in
-            var options = options
-            options.resumes = true
-            return try await self.performResumed(options) { reader throws(SandboxError) in
-                try Result.load(from: &reader)
-            }
-        }
+        )
     }
 
     /// Starts to go on with a call of a function that returns nothing.
@@ -103,11 +95,37 @@ extension Sandbox {
         executorPreference: (any TaskExecutor)? = nil
     ) -> GuestCall<Void> {
         GuestCall(
-            self,
-            timeLimit: timeLimit,
-            cpuTimeLimit: cpuTimeLimit,
+            prepareResuming(timeLimit: timeLimit, cpuTimeLimit: cpuTimeLimit),
             executorPreference: executorPreference
-        ) { options in
+        )
+    }
+
+    /// Prepares to go on with the call that the snapshot was taken in the middle of, to be done by whoever calls
+    /// ``PreparedCall/run()``.
+    ///
+    /// - Parameters: as those of ``resume(timeLimit:cpuTimeLimit:returning:)``.
+    public nonisolated func prepareResuming<Result: GuestValue>(
+        timeLimit: Duration? = nil,
+        cpuTimeLimit: Duration? = nil,
+        returning resultType: Result.Type = Result.self
+    ) -> PreparedCall<Result> {
+        PreparedCall(self, timeLimit: timeLimit, cpuTimeLimit: cpuTimeLimit) { options in
+            var options = options
+            options.resumes = true
+            return try await self.performResumed(options) { reader throws(SandboxError) in
+                try Result.load(from: &reader)
+            }
+        }
+    }
+
+    /// Prepares to go on with a call of a function that returns nothing.
+    ///
+    /// - Parameters: as those of ``resume(timeLimit:cpuTimeLimit:returning:)``.
+    public nonisolated func prepareResuming(
+        timeLimit: Duration? = nil,
+        cpuTimeLimit: Duration? = nil
+    ) -> PreparedCall<Void> {
+        PreparedCall(self, timeLimit: timeLimit, cpuTimeLimit: cpuTimeLimit) { options in
             var options = options
             options.resumes = true
             try await self.performResumed(options) { _ in }

@@ -32,6 +32,13 @@ public final class CallOutput: Sendable {
     /// The output of the call that the current task runs.
     @TaskLocal static var current: CallOutput?
 
+    /// The output of all calls that are over and have written nothing.
+    static let nothing = {
+        let output = CallOutput(capacity: 0, limit: 0, meters: []) { _ in }
+        output.finish()
+        return output
+    }()
+
     private static let pieceSize = 4096
 
     private let capacity: Int

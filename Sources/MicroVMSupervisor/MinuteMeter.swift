@@ -1,3 +1,4 @@
+import Glibc
 import Synchronization
 
 /// Adds up what was used in the last sixty seconds.
@@ -23,10 +24,14 @@ final class MinuteMeter: Sendable {
     private let state = Mutex(State())
     private let clock: @Sendable () -> Int64
 
-    /// - Parameter clock: seconds that never go back; those since the meter was made unless given.
-    init(clock: (@Sendable () -> Int64)? = nil) {
-        let start = ContinuousClock.now
-        self.clock = clock ?? { start.duration(to: .now).components.seconds }
+    /// - Parameter clock: seconds that never go back; those since the machine's start unless given.
+    init(clock: @escaping @Sendable () -> Int64 = secondsSinceStart) { self.clock = clock }
+
+    @Sendable private static func secondsSinceStart() -> Int64 {
+        var time = timespec()
+        // Cannot fail for this clock, whose last tick is new enough; the structure outlives the call.
+        unsafe _ = clock_gettime(CLOCK_MONOTONIC_COARSE, &time)
+        return Int64(time.tv_sec)
     }
 
     /// Adds an amount. How much it is in the last minute now.

@@ -15,6 +15,17 @@ final class SupervisedCall {
     /// What it goes on from, where it is no new call.
     let origin: CallOrigin?
     let output: CallOutput
+    /// Whether the task that asked for it runs it, which waits for its turn.
+    let isRunByCaller: Bool
+    /// The turn, when it has come. Whoever waits for it goes on.
+    var turn: CallTurn? {
+        didSet {
+            guard let turn, let waiter = turnWaiter else { return }
+            turnWaiter = nil
+            waiter.resume(returning: turn)
+        }
+    }
+    var turnWaiter: CheckedContinuation<CallTurn, Never>?
     /// How many bytes its arguments have.
     let argumentSize: Int
     let accepted = WallTime.now
@@ -44,7 +55,8 @@ final class SupervisedCall {
         module: RegisteredModule,
         limits: CallLimits,
         origin: CallOrigin?,
-        output: CallOutput
+        output: CallOutput,
+        isRunByCaller: Bool
     ) {
         self.id = id
         self.request = request
@@ -52,6 +64,7 @@ final class SupervisedCall {
         self.limits = limits
         self.origin = origin
         self.output = output
+        self.isRunByCaller = isRunByCaller
         argumentSize = request.arguments.reduce(0) { $0 + $1.byteCount }
     }
 
@@ -121,6 +134,25 @@ final class SupervisedCall {
     func heldDuration(until now: ContinuousClock.Instant) -> Duration {
         heldBefore + (heldSince.map { $0.duration(to: now) } ?? .zero)
     }
+}
+
+/// What whoever runs a call needs of it.
+struct CallJob: Sendable {
+    let id: CallID
+    let request: CallRequest
+    let limits: CallLimits
+    let snapshot: Snapshot?
+    let pool: SandboxPool
+    let output: CallOutput
+    let executor: (any TaskExecutor)?
+}
+
+/// How it goes on with a call that its caller runs.
+enum CallTurn: Sendable {
+    /// It may begin.
+    case begins(CallJob)
+    /// It has been ended while it waited.
+    case isOver(CallStatus)
 }
 
 /// What a forked call goes on from.

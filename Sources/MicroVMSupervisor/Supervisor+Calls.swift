@@ -134,7 +134,7 @@ extension Supervisor {
         let snapshot = try await takeSnapshot(id)
         var request = call.request
         if let labels { request.labels = labels }
-        return try accept(request, call.module, origin: CallOrigin(parent: id, snapshot: snapshot))
+        return try accept(request, call.module, origin: CallOrigin(parent: id, snapshot: snapshot)).id
     }
 
     /// Starts a call that goes on from a snapshot.
@@ -144,7 +144,7 @@ extension Supervisor {
         guard let kept = snapshots[id] else { throw Self.unknownSnapshot(id) }
         var request = kept.request
         if let labels { request.labels = labels }
-        return try accept(request, kept.module, origin: CallOrigin(parent: kept.call, snapshot: kept.snapshot))
+        return try accept(request, kept.module, origin: CallOrigin(parent: kept.call, snapshot: kept.snapshot)).id
     }
 
     private nonisolated func takeSnapshot(_ id: CallID) async throws -> Snapshot {

@@ -120,8 +120,7 @@ extension Supervisor {
     ///
     /// - Throws: ``SupervisorError/Code/unknownModule``.
     public func status(ofModule name: String) throws(SupervisorError) -> ModuleStatus {
-        guard let module = modules[name] else { throw Self.unknownModule(name) }
-        return module.status
+        try module(named: name).status
     }
 
     /// Changes how many sandboxes of a module are kept ready, and how many of its calls may run at the same time.
@@ -129,7 +128,7 @@ extension Supervisor {
     /// - Throws: ``SupervisorError/Code/unknownModule``; `SandboxError`, as `SandboxPool.resize(to:)`.
     @discardableResult
     public func resizePool(of name: String, to size: ClosedRange<Int>) async throws -> ModuleStatus {
-        guard let module = modules[name] else { throw Self.unknownModule(name) }
+        let module = try module(named: name)
         try await Self.resize(module.pool, to: size)
         hub.publish(.poolResized(minimum: size.lowerBound, maximum: size.upperBound), module: name)
         startCalls()

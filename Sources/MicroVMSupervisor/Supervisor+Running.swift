@@ -25,24 +25,14 @@ extension Supervisor {
         }
     }
 
-    /// What the task of a call needs of it.
-    private struct Job: Sendable {
-        let id: CallID
-        let request: CallRequest
-        let limits: CallLimits
-        let snapshot: Snapshot?
-        let pool: SandboxPool
-        let output: CallOutput
-        let executor: (any TaskExecutor)?
-    }
-
     func begin(_ call: SupervisedCall) {
         call.hasStarted = true
         call.began = .now
         running += 1
         memory += call.module.memory
         call.module.running += 1
-        let job = Job(
+        publish(.started, call)
+        let job = CallJob(
             id: call.id,
             request: call.request,
             limits: call.limits,
@@ -51,59 +41,84 @@ extension Supervisor {
             output: call.output,
             executor: configuration.taskExecutor
         )
-        publish(.started, call)
-        Task.detached(executorPreference: job.executor) { await self.run(job) }
+        guard call.isRunByCaller else {
+            Task.detached(executorPreference: job.executor) { await self.run(job) }
+            return
+        }
+        call.turn = .begins(job)
     }
 
-    @concurrent
-    private nonisolated func run(_ job: Job) async {
-        do {
-            try await job.pool.withSandbox(restoredTo: job.snapshot) { sandbox in
-                // Before the call can begin: what holds it holds it from the start.
-                await self.enter(job.id, sandbox)
-                let started: StartedCall
-                do {
-                    // The guest's output is that of this call: the call's task inherits the value.
-                    started = try CallOutput.$current.withValue(job.output) {
-                        try StartedCall(
-                            job.request,
-                            limits: job.limits,
-                            resumes: job.snapshot != nil,
-                            in: sandbox,
-                            executor: job.executor
-                        )
-                    }
-                } catch {
-                    return await self.end(job.id, .failure(error), nil)
-                }
-                if await self.hasStarted(job.id, started.killSwitch) { _ = try? started.killSwitch.terminate() }
-                let (result, statistics) = await started.end()
-                // Still inside the loan, so that nothing of this call's reaches the next one.
-                await self.end(job.id, result, statistics)
+    /// Accepts a call that its caller is to run, and waits until it may begin or is over without that.
+    func turn(for request: CallRequest) async throws(SupervisorError) -> CallTurn {
+        let call = try accept(request, try module(named: request.module), origin: nil, isRunByCaller: true)
+        if let turn = call.turn { return turn }
+        let id = call.id
+        return await withTaskCancellationHandler {
+            await withCheckedContinuation { (continuation: CheckedContinuation<CallTurn, Never>) in
+                // By a method of the actor: a closure that did not need the actor would run elsewhere.
+                self.addTurnWaiter(continuation, id)
             }
-        } catch {
-            await end(job.id, .failure(error), nil)
+        } onCancel: {
+            Task { await self.leaveQueue(id) }
         }
     }
 
-    /// A call has its sandbox.
-    private func enter(_ id: CallID, _ sandbox: Sandbox) {
-        guard let call = calls[id] else { return }
-        if call.module.isThrottled || isThrottled { try? call.hold(.throttle) }
-        call.enter(sandbox)
+    private func addTurnWaiter(_ continuation: CheckedContinuation<CallTurn, Never>, _ id: CallID) {
+        // It is there: since it was accepted nobody else has had the actor.
+        calls[id]?.turnWaiter = continuation
     }
 
-    /// A call can be ended by its switch. Whether it shall end at once.
-    private func hasStarted(_ id: CallID, _ killSwitch: KillSwitch) -> Bool {
-        guard let call = calls[id] else { return true }
+    /// The task that wanted to run a call has been cancelled while the call waited.
+    private func leaveQueue(_ id: CallID) {
+        guard let call = calls[id], !call.hasStarted else { return }
+        _ = prepareToEnd(call, nil)
+    }
+
+    /// Runs a call that may begin, in the current task.
+    @discardableResult
+    @concurrent
+    nonisolated func run(_ job: CallJob) async -> CallStatus {
+        do {
+            return try await job.pool.withSandbox(restoredTo: job.snapshot) { sandbox in
+                let call = try SandboxedCall(
+                    job.request,
+                    limits: job.limits,
+                    resumes: job.snapshot != nil,
+                    in: sandbox
+                )
+                // Before the call can begin: what holds it holds it from the start, and what ends it ends it.
+                if await enter(job.id, sandbox, call.killSwitch) { _ = try? call.killSwitch.terminate() }
+                // The guest's output is that of this call: its host functions inherit the value.
+                let (result, statistics) = await CallOutput.$current.withValue(job.output) { await call.run() }
+                // Still inside the loan, so that nothing of this call's reaches the next one.
+                return await end(job.id, result, statistics)
+            }
+        } catch {
+            return await end(job.id, .failure(error), nil)
+        }
+    }
+
+    /// A call has its sandbox, and a switch that can end it. Whether it shall end at once.
+    private func enter(_ id: CallID, _ sandbox: Sandbox, _ killSwitch: KillSwitch) -> Bool {
+        let call = running(id)
+        if call.module.isThrottled || isThrottled { try? call.hold(.throttle) }
+        call.enter(sandbox)
         call.killSwitch = killSwitch
         return call.ending != nil
+    }
+
+    /// A call that has begun and not ended.
+    private func running(_ id: CallID) -> SupervisedCall {
+        // Cannot fail, whatever a guest or a caller does: one that has begun is ended by whoever runs it, and by nobody
+        // else.
+        guard let call = calls[id] else { preconditionFailure("a call that runs is over") }
+        return call
     }
 
     // MARK: - Ending
 
     /// Notes why a call is to end. What then ends it, if it has begun; one that waits is over after this.
-    func prepareToEnd(_ call: SupervisedCall, _ ending: CallEnding) -> KillSwitch? {
+    func prepareToEnd(_ call: SupervisedCall, _ ending: CallEnding?) -> KillSwitch? {
         if call.ending == nil { call.ending = ending }
         if !call.hasStarted {
             queue.remove(call)
@@ -121,19 +136,28 @@ extension Supervisor {
         if let killSwitch { Task.detached { _ = try? killSwitch.terminate() } }
     }
 
-    private func end(_ id: CallID, _ result: Result<CallValue, any Error>, _ statistics: CallStatistics?) {
-        // It is over already when something else fails after the call.
-        guard let call = calls[id] else { return }
+    private func end(
+        _ id: CallID,
+        _ result: Result<CallValue, any Error>,
+        _ statistics: CallStatistics?
+    ) -> CallStatus {
+        let call = running(id)
         call.leave()
         running -= 1
         memory -= call.module.memory
         call.module.running -= 1
-        end(call, result, statistics)
+        let status = end(call, result, statistics)
         startCalls()
         closeRetired(call.module)
+        return status
     }
 
-    private func end(_ call: SupervisedCall, _ result: Result<CallValue, any Error>, _ statistics: CallStatistics?) {
+    @discardableResult
+    private func end(
+        _ call: SupervisedCall,
+        _ result: Result<CallValue, any Error>,
+        _ statistics: CallStatistics?
+    ) -> CallStatus {
         calls[call.id] = nil
         call.output.finish()
         let outcome = outcome(of: result, call)
@@ -156,10 +180,12 @@ extension Supervisor {
         publish(Self.event(outcome), call)
         for waiter in call.waiters.values { waiter.resume(returning: status) }
         call.waiters = [:]
+        if !call.hasStarted, call.isRunByCaller { call.turn = .isOver(status) }
         if calls.isEmpty {
             for waiter in idleWaiters { waiter.resume() }
             idleWaiters = []
         }
+        return status
     }
 
     private func outcome(of result: Result<CallValue, any Error>, _ call: SupervisedCall) -> CallOutcome {

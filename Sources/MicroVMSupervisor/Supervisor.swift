@@ -5,8 +5,7 @@ import MicroVM
 /// ```swift
 /// let supervisor = Supervisor()
 /// try await supervisor.register(module, as: "plugin")
-/// let id = try await supervisor.start(CallRequest(module: "plugin", function: "add", arguments: [.i64(2), .i64(3)]))
-/// let call = try await supervisor.wait(for: id)
+/// let call = try await supervisor.call(CallRequest(module: "plugin", function: "add", arguments: [.i64(2), .i64(3)]))
 /// ```
 ///
 /// Each call runs in a sandbox of its module's pool, which is as good as new. How many run at the same time, with how
@@ -71,15 +70,38 @@ public actor Supervisor {
     ///   `.queueFull`, `.shuttingDown`.
     @discardableResult
     public func start(_ request: CallRequest) throws(SupervisorError) -> CallID {
-        guard let module = modules[request.module] else { throw Self.unknownModule(request.module) }
-        return try accept(request, module, origin: nil)
+        try accept(request, try module(named: request.module), origin: nil).id
+    }
+
+    /// Makes a call, when there is room for it, and waits until it is over.
+    ///
+    /// That is what ``start(_:)`` and ``wait(for:)`` do together, for less: the call runs in the task that asks for it,
+    /// and its host functions find that task's priority and task-local values. Everybody else sees it, and can end and
+    /// hold it, like any other.
+    ///
+    /// When the task is cancelled the call is ended: the outcome then is ``CallOutcome/failed(_:)``, with
+    /// `CancellationError` where it had not begun, and otherwise with a `SandboxError` of the code `.taskCancelled`.
+    ///
+    /// - Returns: what has become of it.
+    /// - Throws: as ``start(_:)``.
+    public nonisolated func call(_ request: CallRequest) async throws(SupervisorError) -> CallStatus {
+        switch try await turn(for: request) {
+        case .begins(let job): await withTaskExecutorPreference(job.executor) { await run(job) }
+        case .isOver(let status): status
+        }
+    }
+
+    func module(named name: String) throws(SupervisorError) -> RegisteredModule {
+        guard let module = modules[name] else { throw Self.unknownModule(name) }
+        return module
     }
 
     func accept(
         _ request: CallRequest,
         _ module: RegisteredModule,
-        origin: CallOrigin?
-    ) throws(SupervisorError) -> CallID {
+        origin: CallOrigin?,
+        isRunByCaller: Bool = false
+    ) throws(SupervisorError) -> SupervisedCall {
         try check(request, module)
         guard phase == .open else {
             count(module) { $0.refused += 1 }
@@ -93,7 +115,8 @@ public actor Supervisor {
             module: module,
             limits: limits,
             origin: origin,
-            output: makeOutput(id, limits, module)
+            output: makeOutput(id, limits, module),
+            isRunByCaller: isRunByCaller
         )
         let startsAtOnce = queue.count == 0 && hasRoom(for: module)
         let isFull =
@@ -119,7 +142,7 @@ public actor Supervisor {
             startCalls()
         }
         watchIfNeeded()
-        return id
+        return call
     }
 
     private func check(_ request: CallRequest, _ module: RegisteredModule) throws(SupervisorError) {

@@ -87,12 +87,13 @@ extension Benchmark {
                 raw: machine.callWithRestore(pages: 0),
                 others: [
                     Series(name: "unwatched", sample: supervision.supervised(isWatched: false)),
+                    Series(name: "submitted", sample: supervision.submitted()),
                     Series(name: "started", sample: supervision.started),
                     Series(name: "pool_request", sample: library.poolRequest(tasks: 1)),
                 ],
                 derived: { medians in
                     guard let ours = medians["ours"] else { return [] }
-                    return ["unwatched", "started", "pool_request"].compactMap { name in
+                    return ["unwatched", "submitted", "started", "pool_request"].compactMap { name in
                         medians[name].map { ("of_\(name)", ours.p50 / $0.p50) }
                     }
                 }

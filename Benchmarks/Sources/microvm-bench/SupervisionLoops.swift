@@ -10,10 +10,24 @@ struct SupervisionLoops: Sendable {
         module = try GuestModule(contentsOf: FilePath(modulePath))
     }
 
-    /// A call that a supervisor runs and tells of: its start, and the wait for its end.
+    /// A call that a supervisor lets its caller run, and tells of.
     ///
     /// - Parameter isWatched: whether somebody reads the events.
     func supervised(isWatched: Bool) -> Sampler {
+        requests(isWatched: isWatched) { supervisor, request in try await supervisor.call(request) }
+    }
+
+    /// A call that a supervisor runs in a task of its own: its start, and the wait for its end.
+    func submitted() -> Sampler {
+        requests(isWatched: true) { supervisor, request in
+            try await supervisor.wait(for: supervisor.start(request))
+        }
+    }
+
+    private func requests(
+        isWatched: Bool,
+        _ call: @escaping @Sendable (Supervisor, CallRequest) async throws -> CallStatus
+    ) -> Sampler {
         { count in
             let supervisor = Supervisor()
             var settings = ModuleSettings()
@@ -30,8 +44,7 @@ struct SupervisionLoops: Sendable {
                 returns: .u64
             )
             let times = try await requestTimes(count) {
-                let id = try await supervisor.start(request)
-                guard case .returned(.u64(5))? = try await supervisor.wait(for: id).outcome else {
+                guard case .returned(.u64(5))? = try await call(supervisor, request).outcome else {
                     throw Errno.protocolError
                 }
             }

@@ -63,6 +63,7 @@ final class PendingCall: Sendable {
     /// 0 while it is pending, 1 when it never began and is over, a reason shifted by one byte when it is cancelled, and
     /// its number shifted by 16 bits from its beginning on.
     private let word = Atomic<UInt64>(0)
+    private let isClaimed = Atomic<Bool>(false)
     /// What the call has cost, once it is over.
     let statistics = Locked<CallStatistics?>(nil)
 
@@ -90,6 +91,12 @@ final class PendingCall: Sendable {
         case .begun, .over: true
         case .pending, .cancelled: false
         }
+    }
+
+    /// Whether it is the caller who makes it, and nobody else ever.
+    func claim() -> Bool {
+        // Relaxed: nothing else is told by it.
+        isClaimed.compareExchange(expected: false, desired: true, ordering: .relaxed).exchanged
     }
 
     /// The call has begun under a number, and can be ended by it from now on. Why it shall end at once, if it has been

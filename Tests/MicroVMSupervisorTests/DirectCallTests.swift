@@ -1,0 +1,168 @@
+import MicroVM
+import Synchronization
+import Testing
+
+@testable import MicroVMSupervisor
+
+/// Calls that run in the task of whoever asks for them.
+@Suite(.requiresKVM, .timeLimit(.minutes(2))) struct DirectCallTests {
+    private enum Local { @TaskLocal static var name = "none" }
+
+    private static let answer = CallRequest(module: "spin", function: "answer")
+    private static let spin = CallRequest(module: "spin", function: "spin", returns: .void)
+
+    /// The one call that runs or waits, when it is there.
+    private static func only(_ supervisor: Supervisor, in state: CallStatus.State) async -> CallID {
+        while true {
+            if let call = await supervisor.list().first(where: { $0.state == state }) { return call.id }
+            try? await Task.sleep(for: .milliseconds(1))
+        }
+    }
+
+    @Test func `a call's value is what is returned, and it is seen and remembered like any other`() async throws {
+        let supervisor = try await Supervisor.forTests()
+        let events = supervisor.events()
+        let call = try await supervisor.call(Self.answer)
+        #expect(call.value == .i64(42) && call.state == .finished && call.statistics?.cpuTime != nil)
+        let (began, ended) = (try #require(call.began), try #require(call.ended))
+        #expect(call.accepted <= began && began <= ended)
+        #expect(await supervisor.list().isEmpty)
+        #expect(await supervisor.finished().map(\.id) == [call.id])
+        #expect(try await supervisor.wait(for: call.id).value == .i64(42))
+        #expect(await supervisor.statistics.totals.returned == 1)
+        var kinds: [SupervisorEvent.Kind] = []
+        for await event in events where event.call == call.id {
+            kinds.append(event.kind)
+            if kinds.count == 3 { break }
+        }
+        #expect(kinds == [.queued, .started, .exited])
+        let fault = try await supervisor.call(CallRequest(module: "faults", function: "read_null", returns: .void))
+        if case .faulted = fault.outcome {} else { Issue.record("\(fault)") }
+    }
+
+    @Test func `a refused call throws`() async throws {
+        let supervisor = try await Supervisor.forTests()
+        await #expect(
+            performing: { try await supervisor.call(CallRequest(module: "none", function: "answer")) },
+            throws: hasCode(.unknownModule)
+        )
+        await supervisor.shutDown()
+        await #expect(performing: { try await supervisor.call(Self.answer) }, throws: hasCode(.unknownModule))
+    }
+
+    @Test func `its host functions see the caller's values, and its output is its own`() async throws {
+        let supervisor = try await Supervisor.forTests()
+        let seen = Mutex<[String]>([])
+        var settings = ModuleSettings()
+        settings.hostFunctions = [
+            HostFunction("host_note") { (number: UInt64) -> Int64 in
+                seen.withLock { $0.append(Local.name) }
+                return Int64(number)
+            },
+            HostFunction("host_wait") { (_: UInt64) -> Void in },
+            HostFunction("host_nest") { (_: UInt64, _: Int64) -> Int64 in 0 },
+            HostFunction("host_nest_later") { (_: UInt64, _: Int64) -> Int64 in 0 },
+        ]
+        try await supervisor.register(guestModule("interruption"), as: "interruption", settings: settings)
+        let note = CallRequest(module: "interruption", function: "note", arguments: [.u64(5)])
+        #expect(try await Local.$name.withValue("caller") { try await supervisor.call(note) }.value == .i64(5))
+        #expect(seen.withLock { $0 } == ["caller"])
+        for name in ["Ada", "Grace"] {
+            let call = try await supervisor.call(
+                CallRequest(module: "hello", function: "greet", arguments: [.string(name)], returns: .void)
+            )
+            let output = try await supervisor.output(of: call.id).pieces()
+            #expect(String(decoding: output.pieces.flatMap(\.bytes), as: UTF8.self).contains(name))
+            #expect(!output.mayGoOn)
+        }
+        // Of a call that has written nothing there is nothing, and no more comes.
+        let silent = try await supervisor.output(of: supervisor.call(Self.answer).id)
+        #expect(silent.pieces().pieces.isEmpty && !silent.pieces().mayGoOn && silent.written == 0)
+        await silent.wait(beyond: 0)
+    }
+
+    @Test func `it can be killed, held and inspected by others`() async throws {
+        let supervisor = try await Supervisor.forTests(pool: 0...1)
+        let running = Task { try await supervisor.call(Self.spin) }
+        let id = await Self.only(supervisor, in: .running)
+        #expect(try await supervisor.inspect(id).symbol?.name == "spin")
+        try await supervisor.stop(id)
+        #expect(try await supervisor.status(of: id).state == .stopped)
+        // The next one waits for its turn, and is killed while it does.
+        let waiting = Task { try await supervisor.call(Self.answer) }
+        try await supervisor.kill(await Self.only(supervisor, in: .queued))
+        let never = try await waiting.value
+        #expect(never.killer == .request && never.began == nil && never.statistics == nil)
+        let next = Task { try await supervisor.call(Self.answer) }
+        _ = await Self.only(supervisor, in: .queued)
+        try await supervisor.resume(id)
+        try await supervisor.kill(id)
+        #expect(try await running.value.killer == .request)
+        #expect(try await next.value.value == .i64(42))
+    }
+
+    @Test func `its task's cancellation ends it, wherever it is`() async throws {
+        let supervisor = try await Supervisor.forTests(pool: 0...1)
+        let running = Task { try await supervisor.call(Self.spin) }
+        _ = await Self.only(supervisor, in: .running)
+        let waiting = Task { try await supervisor.call(Self.answer) }
+        _ = await Self.only(supervisor, in: .queued)
+        waiting.cancel()
+        guard case .failed(let error)? = try await waiting.value.outcome else { return #expect(Bool(false)) }
+        #expect(error is CancellationError)
+        let cancelledBefore = Task {
+            withUnsafeCurrentTask { $0?.cancel() }
+            return try await supervisor.call(Self.answer)
+        }
+        guard case .failed? = try await cancelledBefore.value.outcome else { return #expect(Bool(false)) }
+        running.cancel()
+        guard case .failed(let failure)? = try await running.value.outcome else { return #expect(Bool(false)) }
+        #expect((failure as? SandboxError)?.code == .taskCancelled)
+        #expect(try await supervisor.call(Self.answer).value == .i64(42))
+        let statistics = await supervisor.statistics
+        #expect(statistics.running == 0 && statistics.queued == 0 && statistics.memory == 0)
+        #expect(statistics.totals.failed == 3)
+    }
+
+    @Test func `a shutdown ends it, and the queue's limit refuses it`() async throws {
+        let supervisor = try await Supervisor.forTests(pool: 0...1, configure: { $0.maximumQueuedCalls = 1 })
+        let running = Task { try await supervisor.call(Self.spin) }
+        _ = await Self.only(supervisor, in: .running)
+        let waiting = Task { try await supervisor.call(Self.answer) }
+        _ = await Self.only(supervisor, in: .queued)
+        await #expect(performing: { try await supervisor.call(Self.answer) }, throws: hasCode(.queueFull))
+        let report = await supervisor.shutDown(drainTime: .zero)
+        #expect(report.killed.count == 2)
+        #expect(try await running.value.killer == .shutdown)
+        #expect(try await waiting.value.killer == .shutdown)
+    }
+
+    @Test func `many at the same time all get their turn, in which nothing ends for others`() async throws {
+        let supervisor = try await Supervisor.forTests(pool: 0...2)
+        let outcomes = try await withThrowingTaskGroup(of: [String: Int].self) { group in
+            for worker in 0..<8 {
+                group.addTask {
+                    var outcomes: [String: Int] = [:]
+                    for round in 0..<100 {
+                        let task = Task { try await supervisor.call(worker < 4 ? Self.answer : Self.spin) }
+                        if worker >= 4 {
+                            try? await Task.sleep(for: .microseconds(round * 20))
+                            task.cancel()
+                        }
+                        switch try await task.value.outcome {
+                        case .returned(.i64(42))?: outcomes["returned", default: 0] += 1
+                        case .failed?: outcomes["cancelled", default: 0] += 1
+                        case let other: Issue.record("\(String(describing: other))")
+                        }
+                    }
+                    return outcomes
+                }
+            }
+            return try await group.reduce(into: [:]) { $0.merge($1, uniquingKeysWith: +) }
+        }
+        #expect(outcomes == ["returned": 400, "cancelled": 400])
+        let statistics = await supervisor.statistics
+        #expect(statistics.running == 0 && statistics.queued == 0 && statistics.memory == 0)
+        #expect(statistics.totals.accepted == 800)
+    }
+}
