@@ -179,7 +179,7 @@ static int fork_first_call(struct job *job) {
     for (size_t i = 0; i < job->count; i++) {
         raw_machine machine;
         uint64_t start = now();
-        int error = raw_create(job->machine->module, false, MEMORY_SIZE, image, &machine);
+        int error = raw_create(job->machine->module, job->with_cpuid, MEMORY_SIZE, image, &machine);
         if (error == 0 && !call_add(&machine, i, 42)) {
             error = EPROTO;
         }
@@ -276,6 +276,7 @@ int raw_lazy_page(raw_machine *machine, uint64_t *samples, size_t count) {
     return run(lazy_page, machine, 0, samples, count);
 }
 
-int raw_fork_first_call(raw_machine *machine, uint64_t *samples, size_t count) {
-    return run(fork_first_call, machine, 0, samples, count);
+int raw_fork_first_call(raw_machine *machine, bool with_cpuid, uint64_t *samples, size_t count) {
+    return raw_perform((struct job){
+        .body = fork_first_call, .machine = machine, .with_cpuid = with_cpuid, .samples = samples, .count = count});
 }

@@ -132,8 +132,8 @@ struct RawRestorableMachine: Sendable {
         try unsafe samples(count) { unsafe raw_lazy_page(machine, $0, count) }
     }
 
-    func forkFirstCall(count: Int) throws -> [UInt64] {
-        try unsafe samples(count) { unsafe raw_fork_first_call(machine, $0, count) }
+    func forkFirstCall(withCPUID: Bool) -> Sampler {
+        { count in try unsafe samples(count) { unsafe raw_fork_first_call(machine, withCPUID, $0, count) } }
     }
 }
 

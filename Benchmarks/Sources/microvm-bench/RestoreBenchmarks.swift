@@ -58,7 +58,9 @@ extension Benchmark {
                 batch: 10,
                 share: 0.1,
                 ours: library.forkFirstCall,
-                raw: machine.forkFirstCall
+                raw: machine.forkFirstCall(withCPUID: false),
+                others: [Series(name: "raw_cpuid", sample: machine.forkFirstCall(withCPUID: true))],
+                derived: ofRawWithCPUID
             ),
             Benchmark(
                 name: "fork_from_warm",

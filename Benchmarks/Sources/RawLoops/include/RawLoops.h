@@ -42,7 +42,8 @@ int raw_fold_call(raw_machine *machine, uint64_t *samples, size_t count);
 
 /// From the parsed module to the first guest call returned; taking the machine down is not counted.
 ///
-/// `add` needs no CPUID, so the least possible is without; `with_cpuid` adds KVM_SET_CPUID2 with all KVM supports.
+/// `add` needs no CPUID, so the least possible is without; `with_cpuid` adds KVM_SET_CPUID2 with all that KVM supports,
+/// and KVM_SET_XCRS.
 int raw_cold_start(const raw_module *module, bool with_cpuid, uint64_t *samples, size_t count);
 
 /// As raw_cold_start without CPUID, but the machines of all samples are there at once; taking them down is not counted.
@@ -113,6 +114,8 @@ int raw_snapshot(raw_machine *machine, size_t pages, uint64_t *samples, size_t c
 int raw_lazy_page(raw_machine *machine, uint64_t *samples, size_t count);
 
 /// A new machine with the memory of this one, copied on write, up to its first call returned; its end is not counted.
-int raw_fork_first_call(raw_machine *machine, uint64_t *samples, size_t count);
+///
+/// `with_cpuid` is as for raw_cold_start.
+int raw_fork_first_call(raw_machine *machine, bool with_cpuid, uint64_t *samples, size_t count);
 
 #endif
