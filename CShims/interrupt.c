@@ -206,6 +206,15 @@ int shim_thread_create(pthread_t *thread, int signal, void *(*start)(void *), vo
     return result;
 }
 
+__attribute__((noinline)) void shim_thread_touch_stack(void) {
+    enum { SIZE = 16 << 10, PAGE = 4 << 10 };
+    char stack[SIZE];
+    // From the top, as calls would.
+    for (size_t i = SIZE; i > 0; i -= PAGE) stack[i - 1] = 0;
+    // Or the compiler would find that nobody reads it.
+    __asm__ volatile("" : : "r"(stack) : "memory");
+}
+
 void shim_interrupt_attach(struct shim_interrupt_target *target) {
     struct shim_interrupt_target *previous = current_target;
     if (previous) __atomic_store_n(&previous->thread, 0, __ATOMIC_RELEASE);

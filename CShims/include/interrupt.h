@@ -47,6 +47,10 @@ void shim_own_thread_mask(sigset_t *_Nonnull mask);
 int shim_thread_create(pthread_t *_Nonnull thread, int signal, void *_Nullable (*_Nonnull start)(void *_Nullable),
                        void *_Nullable argument);
 
+// Has the kernel give the calling thread the memory for the next 16 KiB of its stack: as much as a call needs that ends
+// with an error.
+void shim_thread_touch_stack(void);
+
 // Makes the calling thread the one that `target`'s signals are sent to and handled on; null ends that.
 void shim_interrupt_attach(struct shim_interrupt_target *_Nullable target);
 

@@ -289,7 +289,10 @@ import SystemPackage
     // MARK: Thread
 
     /// Takes all work there is into `batch`, which keeps its storage, and sleeps while there is none.
-    private func waitForWork(into batch: inout [Work]) {
+    ///
+    /// - Parameter hasStack: whether the thread has the memory of its stack already, which it gets itself before it
+    ///   first sleeps: so that what runs later, and a kill above all, need not wait for it.
+    private func waitForWork(into batch: inout [Work], hasStack: inout Bool) {
         while true {
             // Acquiring, and read before the queue: work that arrives in between changes the word.
             let seen = unsafe wakeUps.pointee.load(ordering: .acquiring)
@@ -304,6 +307,10 @@ import SystemPackage
             if let idle {
                 confine()
                 if idle() { continue }
+            }
+            if !hasStack {
+                hasStack = true
+                shim_thread_touch_stack()
             }
             unsafe wakeUps.withMemoryRebound(to: UInt32.self, capacity: 1) { unsafe shim_futex_wait($0, seen, 0) }
         }
@@ -378,8 +385,9 @@ import SystemPackage
         if niceness > 0 { shim_thread_make_nice(Int32(niceness)) }
         var batch: [Work] = []
         batch.reserveCapacity(8)
+        var hasStack = false
         while true {
-            waitForWork(into: &batch)
+            waitForWork(into: &batch, hasStack: &hasStack)
             confine()
             for work in batch {
                 switch work {
