@@ -140,6 +140,7 @@ let package = Package(
         .executableTarget(
             name: "MicroVMCommand",
             dependencies: [
+                "CShims",
                 "MicroVM",
                 "MicroVMSupervisor",
                 "MicroVMServer",

@@ -6,6 +6,7 @@
 #include <fcntl.h>
 #include <linux/fs.h>
 #include <linux/types.h>
+#include <malloc.h>
 #include <pthread.h>
 #include <stdatomic.h>
 #include <string.h>
@@ -14,6 +15,12 @@
 #include <sys/resource.h>
 #include <sys/uio.h>
 #include <unistd.h>
+
+void shim_heaps_begin_large(void) {
+    mallopt(M_TOP_PAD, 16 << 20);
+    // It would no longer be found by itself, and large allocations would change mappings for ever.
+    mallopt(M_MMAP_THRESHOLD, 32 << 20);
+}
 
 // Linux 6.7; include/uapi/linux/fs.h.
 struct scan_arguments {

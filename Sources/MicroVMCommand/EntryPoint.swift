@@ -1,4 +1,5 @@
 import ArgumentParser
+import CShims
 import Glibc
 
 /// Where the process begins. Commands run on another thread, so that this one is free to take signals.
@@ -7,6 +8,8 @@ enum EntryPoint {
     static func main() {
         // Writing to a pipe that nobody reads is to be an error, which the writer then deals with.
         _ = signal(SIGPIPE, SIG_IGN)
+        // A server may have a thousand sandboxes, of which each heap's growth would take its time.
+        shim_heaps_begin_large()
         // Before there is any other thread, so that all of them inherit it.
         CommandSignals.shared.block()
         // Detached from the main actor, whose thread is this one.

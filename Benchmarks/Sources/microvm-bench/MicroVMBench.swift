@@ -48,7 +48,6 @@ struct MicroVMBench: AsyncParsableCommand {
     }
 
     func run() async throws {
-        heaps_begin_large()
         guard let modulePath = Bundle.module.path(forResource: "workload", ofType: "so") else {
             throw ValidationError("The guest module workload.so is missing beside the executable. Build it again.")
         }
