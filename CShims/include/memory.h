@@ -6,9 +6,9 @@
 #include <stdint.h>
 #include <sys/types.h>
 
-// Has the C library's heaps, of which threads have their own, begin with 16 MiB of addresses instead of growing by a page
-// at a time: each growth changes a mapping, and Linux tells every virtual machine of the process of that. Nothing for
-// threads that are there already.
+// Has the C library's heaps, of which threads have their own, begin with 16 MiB of addresses instead of growing by a
+// page at a time: each growth changes a mapping, and Linux tells every virtual machine of the process of that. Nothing
+// for threads that are there already.
 void shim_heaps_begin_large(void);
 
 // memfd_create(2), closed on exec. The descriptor, or a negated errno.
