@@ -90,23 +90,7 @@ struct RunCommand: AsyncParsableCommand {
     )
     var cpuLimit: TimeSpan?
 
-    @Option(
-        help: ArgumentHelp(
-            """
-            The guest's memory: image, stack, arguments and heap. 64MiB unless given, or as much more as leaves 32MiB \
-            for the heap.
-            """,
-            valueName: "size"
-        ),
-        transform: ByteCount.init(parsing:)
-    )
-    var memory: ByteCount?
-
-    @Option(
-        help: ArgumentHelp("The guest's stack; 1MiB unless given.", valueName: "size"),
-        transform: ByteCount.init(parsing:)
-    )
-    var stack: ByteCount?
+    @OptionGroup var memoryOptions: MemoryOptions
 
     @Option(
         help: ArgumentHelp(
@@ -201,7 +185,7 @@ struct RunCommand: AsyncParsableCommand {
         let module = try ModuleFile.load(module)
         try module.checkFunction(function)
         try module.checkImports()
-        let limit = memory.map { min($0.bytes, MemoryPlan.greatest) } ?? MemoryPlan.usualArguments
+        let limit = memoryOptions.memory.map { min($0.bytes, MemoryPlan.greatest) } ?? MemoryPlan.usualArguments
         let arguments = try ArgumentBytes(reading: arguments, limit: limit)
         return GuestRun(
             module: module,
@@ -211,8 +195,8 @@ struct RunCommand: AsyncParsableCommand {
             memory: try MemoryPlan(
                 image: module.imageSize,
                 arguments: arguments.arenaSize,
-                memory: memory,
-                stack: stack
+                memory: memoryOptions.memory,
+                stack: memoryOptions.stack
             ),
             timeLimit: timeLimit?.duration,
             cpuTimeLimit: cpuLimit?.duration,

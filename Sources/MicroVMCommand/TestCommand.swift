@@ -69,20 +69,7 @@ struct TestCommand: AsyncParsableCommand {
     )
     var junit: String?
 
-    @Option(
-        help: ArgumentHelp(
-            "The guest's memory, as that of microvm run. 64MiB unless given, or as much more as is needed.",
-            valueName: "size"
-        ),
-        transform: ByteCount.init(parsing:)
-    )
-    var memory: ByteCount?
-
-    @Option(
-        help: ArgumentHelp("The guest's stack; 1MiB unless given.", valueName: "size"),
-        transform: ByteCount.init(parsing:)
-    )
-    var stack: ByteCount?
+    @OptionGroup var memoryOptions: MemoryOptions
 
     @Flag(inversion: .prefixedNo, help: ArgumentHelp(CommandConfinement.help))
     var confinement = true
@@ -220,7 +207,12 @@ struct TestCommand: AsyncParsableCommand {
     }
 
     private func configuration(_ module: GuestModule) throws(CommandFailure) -> SandboxConfiguration {
-        let plan = try MemoryPlan(image: module.imageSize, arguments: 0, memory: memory, stack: stack)
+        let plan = try MemoryPlan(
+            image: module.imageSize,
+            arguments: 0,
+            memory: memoryOptions.memory,
+            stack: memoryOptions.stack
+        )
         var configuration = SandboxConfiguration()
         configuration.memoryLimit = plan.memory
         configuration.stackSize = plan.stack

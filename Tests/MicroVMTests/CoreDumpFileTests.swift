@@ -11,27 +11,6 @@ import Testing
 
     init() throws { workshop = try Workshop() }
 
-    private func policy(_ change: (inout CoreDumpPolicy) -> Void = { _ in }) -> CoreDumpPolicy {
-        var policy = CoreDumpPolicy(directory: workshop.folder)
-        change(&policy)
-        return policy
-    }
-
-    private func sandbox(
-        _ guest: Guest = .backtrace,
-        _ change: (inout CoreDumpPolicy) -> Void = { _ in }
-    ) async throws -> Sandbox {
-        let policy = policy(change)
-        return try await BacktraceTests.sandbox(guest) { $0.coreDumps = policy }
-    }
-
-    private var files: [String] {
-        get throws {
-            _ = workshop.run("ls *.core > list || true")
-            return String(decoding: try workshop.read("list"), as: UTF8.self).split(separator: "\n").map(String.init)
-        }
-    }
-
     private func status(_ path: FilePath) throws -> stat {
         var status = stat()
         try #require(unsafe lstat(path.string, &status) == 0)
@@ -39,7 +18,7 @@ import Testing
     }
 
     @Test func `a dump is its owner's alone, and takes what the guest has written`() async throws {
-        let policy = policy()
+        let policy = workshop.coreDumpPolicy()
         let sandbox = try await BacktraceTests.sandbox(.backtrace) {
             $0.coreDumps = policy
             $0.memoryLimit = 8 << 30
@@ -83,7 +62,7 @@ import Testing
 
     @Test(.requiresGDB, arguments: [65536, 100_000, 300_000])
     func `a dump that is cut off at its limit still has registers and stack`(limit: Int) async throws {
-        let sandbox = try await sandbox { $0.maximumSize = UInt64(limit) }
+        let sandbox = try await workshop.dumpingSandbox { $0.maximumSize = UInt64(limit) }
         let heap: UInt64 = try await sandbox.call("heap_address")
         try await sandbox.call("touch", heap, UInt64(4 << 20))
         let error = try await BacktraceTests.error(sandbox, "outer", [0, 0])
@@ -101,7 +80,7 @@ import Testing
             try await sandbox.coreDump(to: path, maximumSize: 1000)
         }
         #expect(error?.code == .systemCallFailed && error?.underlyingError as? Errno == .fileTooLarge)
-        #expect(try files.isEmpty)
+        #expect(try workshop.coreDumps.isEmpty)
         #expect(try await sandbox.call("answer") == 42)
     }
 
@@ -109,7 +88,7 @@ import Testing
         let full = FilePath("/dev/full/nothing")
         let missing = workshop.folder.appending("missing")
         for directory in [full, missing] {
-            let sandbox = try await sandbox { $0.directory = directory }
+            let sandbox = try await workshop.dumpingSandbox { $0.directory = directory }
             let error = try await BacktraceTests.error(sandbox, "outer", [0, 0])
             #expect(error.code == .guestFault && error.fault?.kind == .memoryAccess && error.coreDump == nil)
             #expect((error.coreDumpFailure as? SandboxError)?.code == .systemCallFailed)
@@ -142,7 +121,7 @@ import Testing
             }
             precondition(again?.underlyingError as? Errno == .fileTooLarge)
         }
-        let files = try files
+        let files = try workshop.coreDumps
         try #require(files.count == 1)
         #expect(try status(workshop.folder.appending(files[0])).st_size <= 200_000)
     }
@@ -150,13 +129,13 @@ import Testing
     @Test func `dumps at the same moment have names of their own`() async throws {
         let paths = try await withThrowingTaskGroup(of: FilePath?.self) { group in
             for _ in 0..<8 {
-                let sandbox = try await sandbox { $0.maximumCount = 24 }
+                let sandbox = try await workshop.dumpingSandbox { $0.maximumCount = 24 }
                 group.addTask { try await BacktraceTests.error(sandbox, "outer", [0, 0]).coreDump }
             }
             return try await group.reduce(into: []) { $0.append($1) }
         }
         #expect(Set(paths.compactMap(\.self)).count == 8)
-        #expect(try files.count == 8)
+        #expect(try workshop.coreDumps.count == 8)
         for path in paths.compactMap(\.self) {
             #expect(path.lastComponent?.string.hasPrefix("microvm-backtrace.so-\(getpid())-") == true)
         }
@@ -164,42 +143,49 @@ import Testing
 
     @Test func `a full directory gets no more`() async throws {
         for round in 0..<5 {
-            let error = try await BacktraceTests.error(sandbox { $0.maximumCount = 3 }, "outer", [0, 0])
+            let error = try await BacktraceTests.error(
+                workshop.dumpingSandbox { $0.maximumCount = 3 },
+                "outer",
+                [0, 0]
+            )
             #expect(error.code == .guestFault && (error.coreDump != nil) == (round < 3))
             if round >= 3 {
                 let failure = error.coreDumpFailure as? SandboxError
                 #expect(failure?.underlyingError as? Errno == .noSpace)
             }
         }
-        #expect(try files.count == 3)
+        #expect(try workshop.coreDumps.count == 3)
         // What is no core dump of this library's does not count, and room that is made does.
         try workshop.write([], "other.txt")
         #expect(workshop.run("rm microvm-*-*.core"))
-        #expect(try await BacktraceTests.error(sandbox { $0.maximumCount = 1 }, "outer", [0, 0]).coreDump != nil)
+        let one = try await workshop.dumpingSandbox { $0.maximumCount = 1 }
+        #expect(try await BacktraceTests.error(one, "outer", [0, 0]).coreDump != nil)
     }
 
     @Test func `limits that leave no room are refused`() async throws {
         for change in [{ $0.maximumCount = 0 }, { $0.maximumSize = 65535 }] as [(inout CoreDumpPolicy) -> Void] {
-            let error = await #expect(throws: SandboxError.self) { _ = try await sandbox(.backtrace, change) }
+            let error = await #expect(throws: SandboxError.self) {
+                _ = try await workshop.dumpingSandbox(.backtrace, change)
+            }
             #expect(error?.code == .invalidConfiguration)
         }
     }
 
     @Test func `a fault in an initialiser and one in a nested call are dumped once`() async throws {
-        let policy = policy()
+        let policy = workshop.coreDumpPolicy()
         let error = await #expect(throws: SandboxError.self) {
             _ = try await Guest.faultInInitializer.sandbox { $0.coreDumps = policy }
         }
         #expect(error?.coreDump != nil)
-        #expect(try files.count == 1)
-        let nested = try await BacktraceTests.error(sandbox(), "outer", [3, 0])
+        #expect(try workshop.coreDumps.count == 1)
+        let nested = try await BacktraceTests.error(workshop.dumpingSandbox(), "outer", [3, 0])
         #expect(nested.coreDump != nil && nested.fault?.backtrace.names.count == 12)
-        #expect(try files.count == 2)
+        #expect(try workshop.coreDumps.count == 2)
     }
 
     @Test func `pools write dumps too, and lend on`() async throws {
         var configuration = SandboxConfiguration()
-        configuration.coreDumps = policy()
+        configuration.coreDumps = workshop.coreDumpPolicy()
         let pool = try await SandboxPool(
             Guest.backtrace.module(),
             hostFunctions: [BacktraceTests.enter],
@@ -215,7 +201,7 @@ import Testing
             }
             #expect(error?.coreDump != nil)
         }
-        #expect(try files.count == 3)
+        #expect(try workshop.coreDumps.count == 3)
         await pool.shutDown()
     }
 }

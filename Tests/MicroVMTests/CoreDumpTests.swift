@@ -11,34 +11,13 @@ import Testing
 
     init() throws { workshop = try Workshop() }
 
-    private func policy(_ change: (inout CoreDumpPolicy) -> Void = { _ in }) -> CoreDumpPolicy {
-        var policy = CoreDumpPolicy(directory: workshop.folder)
-        change(&policy)
-        return policy
-    }
-
-    private func sandbox(
-        _ guest: Guest = .backtrace,
-        _ change: (inout CoreDumpPolicy) -> Void = { _ in }
-    ) async throws -> Sandbox {
-        let policy = policy(change)
-        return try await BacktraceTests.sandbox(guest) { $0.coreDumps = policy }
-    }
-
-    private var files: [String] {
-        get throws {
-            _ = workshop.run("ls *.core > list || true")
-            return String(decoding: try workshop.read("list"), as: UTF8.self).split(separator: "\n").map(String.init)
-        }
-    }
-
     private func hexadecimal(_ value: UInt64) -> String { "0x" + String(value, radix: 16) }
 
     // MARK: - What debuggers see
 
     @Test(.requiresGDB, arguments: BacktraceTests.builds)
     func `gdb finds a fault's registers, functions, variables and memory`(guest: Guest) async throws {
-        let sandbox = try await sandbox(guest)
+        let sandbox = try await workshop.dumpingSandbox(guest)
         let snapshot = try await sandbox.snapshot()
         let heap: UInt64 = try await sandbox.call("heap_address")
         // A guest can have wider registers than KVM tells.
@@ -94,7 +73,7 @@ import Testing
     @Test(.requiresGDB, arguments: BacktraceTests.builds)
     func `gdb walks the same stack`(guest: Guest) async throws {
         for (deed, signal) in [(0, "SIGSEGV"), (2, "SIGABRT"), (4, "SIGILL")] as [(UInt64, String)] {
-            let error = try await BacktraceTests.error(sandbox(guest), "outer", [0, deed])
+            let error = try await BacktraceTests.error(workshop.dumpingSandbox(guest), "outer", [0, deed])
             let text = try GDB.run(guest.path, try #require(error.coreDump), "backtrace")
             #expect(text.contains("signal \(signal)"))
             for name in ["innermost", "middle", "outer"] { #expect(text.contains(" in \(name) ()")) }
@@ -103,7 +82,7 @@ import Testing
 
     @Test(.requiresGDB)
     func `gdb names Swift's functions`() async throws {
-        let policy = policy()
+        let policy = workshop.coreDumpPolicy()
         let sandbox = try await Guest.swiftBacktrace.sandbox { $0.coreDumps = policy }
         let error = try await BacktraceTests.error(sandbox, "add_entries", [7])
         let text = try GDB.run(Guest.swiftBacktrace.path, try #require(error.coreDump), "backtrace")
@@ -112,7 +91,7 @@ import Testing
 
     @Test(.requiresGDB)
     func `every kind of fault has a signal that gdb knows`() async throws {
-        let policy = policy { $0.maximumCount = 100 }
+        let policy = workshop.coreDumpPolicy { $0.maximumCount = 100 }
         for (function, arguments, signal) in [
             ("divide_by_zero", [], "SIGFPE"), ("read_non_canonical", [], "SIGSEGV"), ("read_null", [], "SIGSEGV"),
             ("overflow_stack", [], "SIGSEGV"), ("abort_with_message", [0, 0], "SIGABRT"),
@@ -127,7 +106,7 @@ import Testing
     @Test(.requiresGDB)
     func `a kill is dumped where the guest was, if that is asked for`() async throws {
         for includesKills in [true, false] {
-            let sandbox = try await sandbox { $0.includesKills = includesKills }
+            let sandbox = try await workshop.dumpingSandbox { $0.includesKills = includesKills }
             let error = try await BacktraceTests.error(sandbox, "outer", [0, 1], timeLimit: .milliseconds(100))
             #expect(error.code == .timeLimitExceeded && (error.coreDump != nil) == includesKills)
             let afterwards = workshop.folder.appending("afterwards-\(includesKills).core")
@@ -165,7 +144,7 @@ import Testing
 
     @Test(arguments: BacktraceTests.builds)
     func `the registers are those of ring 3`(guest: Guest) async throws {
-        let sandbox = try await sandbox(guest)
+        let sandbox = try await workshop.dumpingSandbox(guest)
         let heap: UInt64 = try await sandbox.call("heap_address")
         let threadPointer = try await sandbox.run { try $0.memory.addressSpace.threadPointer }
         let error = await #expect(throws: SandboxError.self) {
@@ -236,7 +215,7 @@ import Testing
         for round in 0..<3 { try await sandbox.coreDump(to: workshop.folder.appending("wait-\(round).core")) }
         mayReturn.set()
         try await call.result
-        #expect(try files.count == 3)
+        #expect(try workshop.coreDumps.count == 3)
     }
 
     @Test func `a host function cannot dump the sandbox that waits for it`() async throws {
@@ -253,6 +232,6 @@ import Testing
         let error = await #expect(throws: SandboxError.self) { try await sandbox.call("wait", UInt64(3)) }
         place.value = nil
         #expect(error?.code == .reentrantCall)
-        #expect(try files.isEmpty)
+        #expect(try workshop.coreDumps.isEmpty)
     }
 }

@@ -12,28 +12,8 @@ extern const uint8_t raw_hot[], raw_hot_thunk[];
 // Before the first sample, so that the guest has been entered and its memory is in the processors' caches.
 #define WARM_UP_CALLS (16 * RAW_HOT_CALLS)
 
-static int create_machine(struct job *job) {
-    int error = raw_create(job->module, false, RAW_MEMORY_SIZE, -1, job->machine);
-    if (error != 0) {
-        raw_destroy(job->machine);
-        return error;
-    }
-    raw_link(job->module, job->machine->memory, raw_hot_thunk);
-    return 0;
-}
-
 int raw_hot_machine_create(const raw_module *module, raw_machine **result) {
-    raw_machine *machine = malloc(sizeof(raw_machine));
-    if (machine == NULL) {
-        return ENOMEM;
-    }
-    int error = raw_perform((struct job){.body = create_machine, .module = module, .machine = machine});
-    if (error != 0) {
-        free(machine);
-        return error;
-    }
-    *result = machine;
-    return 0;
+    return raw_machine_create_with(module, raw_hot_thunk, result);
 }
 
 // MARK: The guest's thread

@@ -159,6 +159,8 @@ static int create_machine(struct job *job) {
     int error = raw_create(job->module, false, RAW_MEMORY_SIZE, -1, job->machine);
     if (error != 0) {
         raw_destroy(job->machine);
+    } else if (job->thunk != NULL) {
+        raw_link(job->module, job->machine->memory, job->thunk);
     }
     return error;
 }
@@ -350,18 +352,23 @@ int raw_perform(struct job job) {
     return error != 0 ? error : raw_finish();
 }
 
-int raw_machine_create(const raw_module *module, raw_machine **result) {
+int raw_machine_create_with(const raw_module *module, const uint8_t *thunk, raw_machine **result) {
     raw_machine *machine = malloc(sizeof(raw_machine));
     if (machine == NULL) {
         return ENOMEM;
     }
-    int error = raw_perform((struct job){.body = create_machine, .module = module, .machine = machine});
+    int error =
+        raw_perform((struct job){.body = create_machine, .module = module, .machine = machine, .thunk = thunk});
     if (error != 0) {
         free(machine);
         return error;
     }
     *result = machine;
     return 0;
+}
+
+int raw_machine_create(const raw_module *module, raw_machine **result) {
+    return raw_machine_create_with(module, NULL, result);
 }
 
 void raw_machine_destroy(raw_machine *machine) {

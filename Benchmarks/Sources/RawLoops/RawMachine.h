@@ -76,6 +76,8 @@ struct job {
     killer *killer;
     bool with_cpuid;
     bool with_threads;
+    // What the module's import is to call in a new machine, or NULL.
+    const uint8_t *thunk;
     // For those that write pages.
     size_t pages;
     uint64_t *samples;
@@ -83,6 +85,9 @@ struct job {
 };
 
 int raw_perform(struct job job);
+
+// Makes a machine for samplers, on the virtual CPUs' thread. 0 or an errno.
+int raw_machine_create_with(const raw_module *module, const uint8_t *thunk, raw_machine **machine);
 
 // The same in two steps, for those who work together with the job's thread. What has begun without an error has to be
 // finished.
