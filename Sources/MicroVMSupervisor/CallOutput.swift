@@ -34,7 +34,7 @@ public final class CallOutput: Sendable {
 
     /// The output of all calls that are over and have written nothing.
     static let nothing = {
-        let output = CallOutput(capacity: 0, limit: 0, meters: []) { _ in }
+        let output = CallOutput(capacity: 0)
         output.finish()
         return output
     }()
@@ -51,9 +51,9 @@ public final class CallOutput: Sendable {
 
     init(
         capacity: Int,
-        limit: UInt64?,
-        meters: [(meter: MinuteMeter, limit: UInt64)],
-        reachedLimit: @escaping @Sendable (CallLimit) -> Void
+        limit: UInt64? = nil,
+        meters: [(meter: MinuteMeter, limit: UInt64)] = [],
+        reachedLimit: @escaping @Sendable (CallLimit) -> Void = { _ in }
     ) {
         self.capacity = max(capacity, 0)
         self.limit = limit ?? .max

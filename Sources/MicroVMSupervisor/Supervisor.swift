@@ -160,12 +160,12 @@ public actor Supervisor {
                 "There may be 32 labels, each with a name of 1 to 256 bytes and a value of at most 256."
             )
         }
-        let times = [request.limits.time, request.limits.cpuTime, request.limits.queueTime]
-        guard times.allSatisfy({ $0 ?? .seconds(1) > .zero }) else {
+        let limits = request.limits
+        guard Self.isPositive(limits.time), Self.isPositive(limits.cpuTime), Self.isPositive(limits.queueTime) else {
             throw SupervisorError(.invalidRequest, "A limit on time must be longer than nothing.")
         }
-        for limit in [configuration.limits.memory, module.settings.limits.memory] {
-            guard let limit, module.memory > limit else { continue }
+        let limit = min(configuration.limits.memory ?? .max, module.settings.limits.memory ?? .max)
+        guard module.memory <= limit else {
             throw SupervisorError(
                 .limitTooSmall,
                 "A sandbox of \(request.module.printable) may own \(module.memory) bytes of memory, and all calls "
@@ -174,12 +174,16 @@ public actor Supervisor {
         }
     }
 
+    private static func isPositive(_ limit: Duration?) -> Bool { limit ?? .seconds(1) > .zero }
+
     private func makeOutput(_ id: CallID, _ limits: CallLimits, _ module: RegisteredModule) -> CallOutput {
         var meters: [(meter: MinuteMeter, limit: UInt64)] = []
         if let limit = module.settings.limits.outputPerMinute { meters.append((module.output, limit)) }
         if let limit = configuration.limits.outputPerMinute { meters.append((output, limit)) }
+        let capacity = configuration.outputBufferSize
+        guard limits.output != nil || !meters.isEmpty else { return CallOutput(capacity: capacity) }
         return CallOutput(
-            capacity: configuration.outputBufferSize,
+            capacity: capacity,
             limit: limits.output,
             meters: meters,
             reachedLimit: { [weak self] limit in
