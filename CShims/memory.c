@@ -18,8 +18,8 @@
 
 void shim_heaps_begin_large(void) {
     mallopt(M_TOP_PAD, 16 << 20);
-    // It would no longer be found by itself, and large allocations would change mappings for ever.
-    mallopt(M_MMAP_THRESHOLD, 32 << 20);
+    // It is no longer found by itself, and what is larger changes mappings each time.
+    mallopt(M_MMAP_THRESHOLD, 4 << 20);
 }
 
 // Linux 6.7; include/uapi/linux/fs.h.

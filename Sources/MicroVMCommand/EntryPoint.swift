@@ -8,7 +8,7 @@ enum EntryPoint {
     static func main() {
         // Writing to a pipe that nobody reads is to be an error, which the writer then deals with.
         _ = signal(SIGPIPE, SIG_IGN)
-        // A server may have a thousand sandboxes, of which each heap's growth would take its time.
+        // With the thousand sandboxes that a server may have, each growth of a heap would take longer than ten kills.
         shim_heaps_begin_large()
         // Before there is any other thread, so that all of them inherit it.
         CommandSignals.shared.block()

@@ -29,7 +29,7 @@ public struct SupervisorEvents: AsyncSequence, Sendable {
 
 /// What one reader has not read yet.
 final class EventBuffer: Sendable {
-    private struct State {
+    struct State {
         /// Those from `first` on have not been read.
         var events: [SupervisorEvent] = []
         var first = 0
@@ -52,8 +52,9 @@ final class EventBuffer: Sendable {
                 return SupervisorEvent(number: event.number - 1, time: event.time, kind: .missed(missed))
             }
             first += 1
-            if first == events.count {
-                events.removeAll(keepingCapacity: true)
+            // Those that have been read go when they are the larger part: also of a reader that never has all.
+            if first > events.count / 2, first == events.count || first >= 64 {
+                events.removeFirst(first)
                 first = 0
             }
             return event
@@ -73,7 +74,7 @@ final class EventBuffer: Sendable {
     private static let pause = Duration.milliseconds(5)
 
     private let capacity: Int
-    private let state = Mutex(State())
+    let state = Mutex(State())
 
     init(capacity: Int) { self.capacity = max(capacity, 1) }
 

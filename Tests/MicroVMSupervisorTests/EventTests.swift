@@ -43,6 +43,37 @@ import Testing
         #expect(count == 10_000)
     }
 
+    @Test func `a reader that is always a little behind misses nothing, and keeps nothing that has been read`() async {
+        let hub = EventHub()
+        let events = hub.reader(capacity: 200)
+        for _ in 0..<100 { hub.publish(.queued) }
+        for number in 1...10_000 as ClosedRange<UInt64> {
+            hub.publish(.queued)
+            #expect(await events.buffer.next()?.number == number)
+        }
+        #expect(events.buffer.state.withLock { $0.count } == 100)
+        #expect(events.buffer.state.withLock { $0.events.count } <= 200)
+    }
+
+    @Test func `events that come closely are read together, and none is held back for long`() async throws {
+        let hub = EventHub()
+        let events = hub.reader(capacity: 100_000)
+        let numbers = Task {
+            var numbers: [UInt64] = []
+            for await event in events { numbers.append(event.number) }
+            return numbers
+        }
+        for _ in 0..<1000 {
+            hub.publish(.queued)
+            await Task.yield()
+        }
+        // The last one has nobody behind it who would bring it along.
+        await waitUntil { events.buffer.state.withLock { $0.count == 0 } }
+        hub.publish(.queued)
+        hub.finish()
+        #expect(await numbers.value == Array(1...1001))
+    }
+
     @Test func `a reader that is cancelled stops reading, and the next one that reads goes on`() async throws {
         let hub = EventHub()
         let events = hub.reader(capacity: 10)
