@@ -8,6 +8,12 @@ import Testing
 @Suite(.requiresKVM, .timeLimit(.minutes(2))) struct DirectCallTests {
     private enum Local { @TaskLocal static var name = "none" }
 
+    /// What the workers of a test and those who disturb them share.
+    private final class Shared: Sendable {
+        let refused = Atomic<UInt64>(0)
+        let isOver = Atomic<Bool>(false)
+    }
+
     private static let answer = CallRequest(module: "spin", function: "answer")
     private static let spin = CallRequest(module: "spin", function: "spin", returns: .void)
 
@@ -164,5 +170,76 @@ import Testing
         let statistics = await supervisor.statistics
         #expect(statistics.running == 0 && statistics.queued == 0 && statistics.memory == 0)
         #expect(statistics.totals.accepted == 800)
+    }
+
+    @Test func `calls that are killed, held and cancelled at every moment are each told of once`() async throws {
+        let supervisor = try await Supervisor.forTests(pool: 0...2, configure: { $0.maximumQueuedCalls = 3 })
+        let events = supervisor.events(bufferSize: 1_000_000)
+        let shared = Shared()
+        let disturber = Task {
+            while !shared.isOver.load(ordering: .relaxed) {
+                for call in await supervisor.list() {
+                    switch Int.random(in: 0..<4) {
+                    case 0: try? await supervisor.kill(call.id)
+                    case 1: try? await supervisor.stop(call.id)
+                    case 2: try? await supervisor.resume(call.id)
+                    default: await Task.yield()
+                    }
+                }
+                // Nobody is held for ever.
+                for call in await supervisor.list() { try? await supervisor.resume(call.id) }
+            }
+        }
+        let ended = try await withThrowingTaskGroup(of: [CallID].self) { group in
+            for worker in 0..<6 {
+                group.addTask {
+                    var ended: [CallID] = []
+                    for round in 0..<150 {
+                        var request = (worker + round) % 3 == 0 ? Self.spin : Self.answer
+                        request.limits.time = .milliseconds(5)
+                        let wanted = request
+                        let task = Task {
+                            if worker % 2 == 0 { return try await supervisor.call(wanted) }
+                            return try await supervisor.wait(for: supervisor.start(wanted))
+                        }
+                        if round % 4 == 0 {
+                            await Task.yield()
+                            task.cancel()
+                        }
+                        do {
+                            ended.append(try await task.value.id)
+                        } catch let error as SupervisorError where error.code == .queueFull {
+                            shared.refused.add(1, ordering: .relaxed)
+                            try? await Task.sleep(for: .milliseconds(1))
+                        }
+                    }
+                    return ended
+                }
+            }
+            return try await group.reduce(into: []) { $0 += $1 }
+        }
+        shared.isOver.store(true, ordering: .relaxed)
+        await disturber.value
+        await waitUntil { await supervisor.list().isEmpty }
+        let statistics = await supervisor.statistics
+        #expect(statistics.running == 0 && statistics.queued == 0 && statistics.memory == 0)
+        let totals = statistics.totals
+        #expect(totals.refused == shared.refused.load(ordering: .relaxed) && totals.accepted + totals.refused == 900)
+        #expect(totals.accepted == totals.returned + totals.killed + totals.limited + totals.failed)
+        #expect(Set(ended).count == ended.count && ended.count == totals.accepted)
+        await waitUntil { await supervisor.moduleList().allSatisfy { $0.poolStatistics.inUse == 0 } }
+        await supervisor.shutDown()
+        var beginnings: [CallID: Int] = [:]
+        var ends: [CallID: Int] = [:]
+        for await event in events {
+            guard let call = event.call else { continue }
+            switch event.kind {
+            case .queued: beginnings[call, default: 0] += 1
+            case .exited, .killed, .failed, .limitHit: ends[call, default: 0] += 1
+            default: break
+            }
+        }
+        #expect(beginnings.count == Int(totals.accepted) && beginnings.values.allSatisfy { $0 == 1 })
+        #expect(ends == beginnings)
     }
 }
