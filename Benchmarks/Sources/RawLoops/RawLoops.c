@@ -86,19 +86,24 @@ static void write_registers(const raw_module *module, struct kvm_run *run) {
     run->kvm_dirty_regs = KVM_SYNC_X86_REGS | KVM_SYNC_X86_SREGS;
 }
 
-// Gives the virtual CPU all of the processor that KVM supports: CPUID's leaves, and the extended state.
+// Gives the virtual CPU all of the processor that KVM supports: CPUID's leaves, and where these tell of XSAVE, the
+// extended state.
 static bool give_processor(const raw_module *module, int processor) {
     if (ioctl(processor, KVM_SET_CPUID2, module->cpuid) < 0) {
         return false;
     }
     struct kvm_xcrs registers = {.nr_xcrs = 1};
+    bool has_xsave = false;
     for (uint32_t i = 0; i < module->cpuid->nent; i++) {
         const struct kvm_cpuid_entry2 *entry = &module->cpuid->entries[i];
+        if (entry->function == 1) {
+            has_xsave = (entry->ecx & 1 << 26) != 0;
+        }
         if (entry->function == 0xd && entry->index == 0) {
             registers.xcrs[0].value = entry->eax | (uint64_t)entry->edx << 32;
         }
     }
-    return registers.xcrs[0].value == 0 || ioctl(processor, KVM_SET_XCRS, &registers) == 0;
+    return !has_xsave || ioctl(processor, KVM_SET_XCRS, &registers) == 0;
 }
 
 int raw_create(const raw_module *module, bool with_cpuid, uint64_t size, int image, raw_machine *machine) {

@@ -45,6 +45,11 @@ import SystemPackage
         }
     }
 
+    /// Whether the thread has the memory of its stack, or is to get it when it next sleeps, or the time after.
+    private enum Stack {
+        case missing, postponed, there
+    }
+
     /// Who may look at what belongs to whoever has the baton.
     private enum Custody {
         /// The thread itself.
@@ -290,9 +295,9 @@ import SystemPackage
 
     /// Takes all work there is into `batch`, which keeps its storage, and sleeps while there is none.
     ///
-    /// - Parameter hasStack: whether the thread has the memory of its stack already, which it gets itself before it
-    ///   first sleeps: so that what runs later, and a kill above all, need not wait for it.
-    private func waitForWork(into batch: inout [Work], hasStack: inout Bool) {
+    /// - Parameter stack: the thread gets the memory of its stack before it sleeps: so that what runs later, and a kill
+    ///   above all, need not wait for it.
+    private func waitForWork(into batch: inout [Work], stack: inout Stack) {
         while true {
             // Acquiring, and read before the queue: work that arrives in between changes the word.
             let seen = unsafe wakeUps.pointee.load(ordering: .acquiring)
@@ -308,9 +313,12 @@ import SystemPackage
                 confine()
                 if idle() { continue }
             }
-            if !hasStack {
-                hasStack = true
+            switch stack {
+            case .missing:
                 shim_thread_touch_stack()
+                stack = .there
+            case .postponed: stack = .missing
+            case .there: break
             }
             unsafe wakeUps.withMemoryRebound(to: UInt32.self, capacity: 1) { unsafe shim_futex_wait($0, seen, 0) }
         }
@@ -385,9 +393,11 @@ import SystemPackage
         if niceness > 0 { shim_thread_make_nice(Int32(niceness)) }
         var batch: [Work] = []
         batch.reserveCapacity(8)
-        var hasStack = false
+        var stack = Stack.missing
+        waitForWork(into: &batch, stack: &stack)
+        // Whoever has been waiting for the thread to begin goes on, on this processor, as soon as it sleeps.
+        if stack == .missing { stack = .postponed }
         while true {
-            waitForWork(into: &batch, hasStack: &hasStack)
             confine()
             for work in batch {
                 switch work {
@@ -401,6 +411,7 @@ import SystemPackage
                 }
             }
             batch.removeAll(keepingCapacity: true)
+            waitForWork(into: &batch, stack: &stack)
         }
     }
 }

@@ -43,7 +43,7 @@ int raw_fold_call(raw_machine *machine, uint64_t *samples, size_t count);
 /// From the parsed module to the first guest call returned; taking the machine down is not counted.
 ///
 /// `add` needs no CPUID, so the least possible is without; `with_cpuid` adds KVM_SET_CPUID2 with all that KVM supports,
-/// and KVM_SET_XCRS.
+/// and KVM_SET_XCRS where there is XSAVE.
 int raw_cold_start(const raw_module *module, bool with_cpuid, uint64_t *samples, size_t count);
 
 /// As raw_cold_start without CPUID, but the machines of all samples are there at once; taking them down is not counted.
