@@ -1,3 +1,4 @@
+import Dispatch
 import MicroVM
 import Synchronization
 import Testing
@@ -87,6 +88,17 @@ import Testing
         await silent.wait(beyond: 0)
     }
 
+    @Test func `the executor that the supervisor is given runs it, as it does calls that are started`() async throws {
+        let executor = CountingExecutor()
+        let supervisor = try await Supervisor.forTests(configure: { $0.taskExecutor = executor })
+        #expect(executor.jobs.load(ordering: .relaxed) == 0)
+        #expect(try await supervisor.call(Self.answer).value == .i64(42))
+        let jobs = executor.jobs.load(ordering: .relaxed)
+        #expect(jobs > 0)
+        #expect(try await supervisor.wait(for: supervisor.start(Self.answer)).value == .i64(42))
+        #expect(executor.jobs.load(ordering: .relaxed) > jobs)
+    }
+
     @Test func `it can be killed, held and inspected by others`() async throws {
         let supervisor = try await Supervisor.forTests(pool: 0...1)
         let running = Task { try await supervisor.call(Self.spin) }
@@ -117,7 +129,7 @@ import Testing
         guard case .failed(let error)? = try await waiting.value.outcome else { return #expect(Bool(false)) }
         #expect(error is CancellationError)
         let cancelledBefore = Task {
-            withUnsafeCurrentTask { $0?.cancel() }
+            unsafe withUnsafeCurrentTask { unsafe $0?.cancel() }
             return try await supervisor.call(Self.answer)
         }
         guard case .failed? = try await cancelledBefore.value.outcome else { return #expect(Bool(false)) }
@@ -242,5 +254,17 @@ import Testing
         }
         #expect(beginnings.count == Int(totals.accepted) && beginnings.values.allSatisfy { $0 == 1 })
         #expect(ends == beginnings)
+    }
+}
+
+/// Runs tasks where others do, and counts how often.
+private final class CountingExecutor: TaskExecutor {
+    let jobs = Atomic<Int>(0)
+
+    func enqueue(_ job: consuming ExecutorJob) {
+        jobs.add(1, ordering: .relaxed)
+        let job = UnownedJob(job)
+        // Once, and this object stays as long as it has jobs.
+        DispatchQueue.global().async { unsafe job.runSynchronously(on: self.asUnownedTaskExecutor()) }
     }
 }

@@ -74,6 +74,36 @@ import Testing
         #expect(await numbers.value == Array(1...1001))
     }
 
+    @Test func `a reader that has just been woken is left alone, unless its buffer is half full`() async {
+        let hub = EventHub()
+        let events = hub.reader(capacity: 10)
+        let numbers = Task {
+            var numbers: [UInt64] = []
+            for await event in events { numbers.append(event.number) }
+            return numbers
+        }
+        var count: UInt64 = 0
+        func publish() {
+            count += 1
+            hub.publish(.queued)
+        }
+        // How long this takes is the machine's affair: it is enough that it comes to this once.
+        var isLeftAlone = false
+        while !isLeftAlone {
+            await waitUntil { events.buffer.state.withLock { $0.reader != nil } }
+            publish()
+            isLeftAlone = events.buffer.state.withLock { $0.reader != nil && $0.count == 1 }
+        }
+        for _ in 0..<10 {
+            publish()
+            // Nobody waits for what there is so much of.
+            #expect(events.buffer.state.withLock { $0.reader == nil || $0.count <= 5 })
+            await waitUntil { events.buffer.state.withLock { $0.count < 10 } }
+        }
+        hub.finish()
+        #expect(await numbers.value == Array(1...count))
+    }
+
     @Test func `a reader that is cancelled stops reading, and the next one that reads goes on`() async throws {
         let hub = EventHub()
         let events = hub.reader(capacity: 10)
